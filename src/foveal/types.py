@@ -1,0 +1,294 @@
+"""Carriers and protocols that the modules share. Nothing here computes.
+
+Axes: N groups (problems), G group size, B = N * G completions, T completion tokens (padded on the right), P prompt tokens,
+K chosen tokens, V vocabulary.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from PIL.Image import Image
+from torch import Tensor
+
+from foveal.keys import Key
+from foveal.spec import Component
+
+ViewName = str
+"""The pictures of a problem as the policy sees them: "clean" always; "removed", "preserved", ... as configured."""
+
+CLEAN: ViewName = "clean"
+REMOVED: ViewName = "removed"
+PRESERVED: ViewName = "preserved"
+
+IMAGE_MARK = "<image>"
+"""Stands in a question where a picture stands; a `Problem` has exactly as many marks as pictures."""
+
+Aggregation = Literal["token_mean", "sequence_mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A question about pictures with a verifiable answer.
+
+    `meta` holds the source, and for worlds: `family`, `template`, `grade` ("low" | "medium" | "high"), `scene` (JSON),
+    `chain_of_thought`, `shortcut`.
+    """
+
+    id: str
+    question: str
+    images: tuple[Image, ...]
+    answer: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One sampled continuation of a prompt; `token_ids` ends with the end token when `finish` is "stop"."""
+
+    token_ids: tuple[int, ...]
+    sampled_logprobs: tuple[float, ...]
+    text: str
+    finish: Literal["stop", "length"]
+    policy_version: int = 0
+    view: ViewName = CLEAN
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The G graded completions of one problem. `breakdown` has one list of G values for each reward by name."""
+
+    problem: Problem
+    completions: tuple[Completion, ...]
+    rewards: tuple[float, ...]
+    correct: tuple[bool, ...]
+    breakdown: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prompt:
+    """A problem as the model reads it: picture placeholders already expanded to one token a visual token.
+
+    `position_ids` has the family's position rows (3 for M-RoPE); `next_position` is the position of the first completion
+    token. `grids` (images, 3): patches in time, height, width of each picture.
+    """
+
+    problem_id: str
+    token_ids: Int[Tensor, "P"]
+    position_ids: Int[Tensor, "rows P"]
+    next_position: int
+    image_mask: Bool[Tensor, "P"]
+    grids: Int[Tensor, "images 3"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionInputs:
+    """The pictures of one view, one entry a prompt: all patches of its pictures, stacked."""
+
+    pixels: tuple[Float[Tensor, "patches features"], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Finished groups as tensors. `prompt_index[b]` is the prompt of completion b; every group's rows are adjacent."""
+
+    prompts: tuple[Prompt, ...]
+    prompt_index: Int[Tensor, "B"]
+    completion_ids: Int[Tensor, "B T"]
+    completion_mask: Bool[Tensor, "B T"]
+    sampled_logprobs: Float[Tensor, "B T"]
+    rewards: Float[Tensor, "B"]
+    correct: Bool[Tensor, "B"]
+    lengths: Int[Tensor, "B"]
+    """Tokens of each completion, dropped ones included: a token that is not finite leaves the mask, not the sequence."""
+    truncated: Bool[Tensor, "B"]
+    """The completion ended at the length limit."""
+    vision: Mapping[ViewName, VisionInputs]
+    nonfinite_count: int = 0
+    """Tokens left out of `completion_mask` because their recorded log-probability was not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewScores:
+    """Log-probabilities and full-vocabulary entropy (nats) under one view, without gradient."""
+
+    logprobs: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is known of the completions before the first backward; never carries gradient."""
+
+    old_logprobs: Float[Tensor, "B T"]
+    ref_logprobs: Float[Tensor, "B T"] | None
+    views: Mapping[ViewName, ViewScores]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Inputs with scores and advantages. `selections` and `weights` are what `Objective.prepare` chose, by term name."""
+
+    inputs: Inputs
+    scores: Scores
+    advantages: Float[Tensor, "B T"]
+    selections: Mapping[str, Bool[Tensor, "B T"]] = field(default_factory=dict)
+    weights: Mapping[str, Float[Tensor, "B T"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenStats:
+    """One forward of one view; carries gradient, valid until backward.
+
+    Rows that were not computed (`Objective.rows`) hold zeros: a term's mask must leave them out.
+    `log_probs_at(mask)` gives the full log-distributions at the chosen tokens, in row-major order.
+    """
+
+    logprobs: Float[Tensor, "B T"]
+    entropy: Float[Tensor, "B T"]
+    log_probs_at: Callable[[Bool[Tensor, "B T"]], Float[Tensor, "K V"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A named per-token term of the loss: `coef` times the mean of `per_token` over `mask`."""
+
+    name: str
+    coef: float
+    per_token: Float[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """Denominators of a term over the whole mini-batch, all micro-batches and ranks."""
+
+    tokens: float
+    sequences: float
+
+
+class Objective(Component):
+    """What is optimised, as named per-token terms over views.
+
+    Subclasses are one file each. They hold a base objective rather than inherit from it, and never reduce: the trainer
+    turns terms into a number with the counts of `masks` over the whole mini-batch.
+    """
+
+    aggregation: Aggregation = "token_mean"
+
+    @property
+    def score_views(self) -> tuple[ViewName, ...]:
+        """Views whose log-probabilities and entropies are needed before the first backward, without gradient."""
+        return ()
+
+    @property
+    def update_views(self) -> tuple[ViewName, ...]:
+        """Views that are run with gradient in the update."""
+        return (CLEAN,)
+
+    @property
+    def views(self) -> tuple[ViewName, ...]:
+        """All views that must be prepared, "clean" first."""
+        return tuple(dict.fromkeys((CLEAN, *self.score_views, *self.update_views)))
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether reference log-probabilities are needed."""
+        return False
+
+    def keeps(self, group: Group) -> bool:
+        """Whether a graded group enters the batch (dynamic sampling refills what is dropped)."""
+        return True
+
+    def advantages(self, inputs: Inputs) -> Float[Tensor, "B T"]:
+        """Per-token advantages of the whole batch; zero outside the completion mask."""
+        raise NotImplementedError
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Choose tokens and weights once a step, from the scores, before the first backward."""
+        return batch
+
+    def rows(self, view: ViewName, batch: Batch) -> Bool[Tensor, "B"]:
+        """Completions whose `view` must be run in the update; all by default."""
+        return batch.inputs.completion_mask.any(-1)
+
+    def masks(self, batch: Batch) -> Mapping[str, Bool[Tensor, "B T"]]:
+        """For each term by name, the tokens it is averaged over; known before the first backward."""
+        raise NotImplementedError
+
+    def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
+        """The terms of the loss on these rows; each mask equals that of `masks`."""
+        raise NotImplementedError
+
+    def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
+        """What is logged beside the terms (clip fraction, ...); `coef` is ignored and no gradient is kept."""
+        return []
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbationContext:
+    """What a perturbation may look at besides the picture."""
+
+    patch: int = 14
+    """Side of a vision patch, pixels."""
+    merge: int = 2
+    """Patches a side that become one visual token."""
+    donors: tuple[Image, ...] = ()
+    """Pictures of other problems."""
+    saliency: Float[np.ndarray, "h w"] | None = None
+
+
+class Perturbation(Component):
+    """Turns a picture into another of the same size; the input is left untouched.
+
+    Called once a picture with a generator keyed by (run seed, step, problem id, image index, view).
+    """
+
+    def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
+        """The perturbed picture."""
+        raise NotImplementedError
+
+
+class Reward(Component):
+    """A number for a completion; None when it cannot be graded. Most rewards lie in [0, 1], shaping may be negative."""
+
+    is_accuracy: ClassVar[bool] = False
+    """Whether 1.0 means that the answer is right; the first such reward of a run decides `Group.correct`."""
+
+    weight: float = 1.0
+    """Factor in the sum of rewards."""
+
+    def __call__(self, problem: Problem, text: str) -> float | None:
+        """The reward before weighting."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How completions are drawn. `temperature` 0 means greedy."""
+
+    group_size: int
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    min_new_tokens: int = 0
+
+
+class RolloutEngine(Protocol):
+    """Draws completions; the local sampler and servers look the same from outside."""
+
+    def generate(
+        self, problems: Sequence[Problem], *, sampling: Sampling, key: Key, view: ViewName = CLEAN
+    ) -> list[tuple[Completion, ...]]:
+        """`group_size` completions of each problem, in order. Noise is keyed by (*key, problem id, completion, position)."""
+        ...
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, version: int) -> None:
+        """Take new policy weights."""
+        ...
+
+    def health(self) -> str:
+        """One line on the engine's state."""
+        ...
