@@ -1,0 +1,84 @@
+"""What a family adapter provides, and how it is found."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from foveal.policy.attention import Layout
+from foveal.spec import FovealError
+
+FAMILIES: Mapping[str, str] = {
+    "qwen2_5_vl": "foveal.policy.families.qwen2_5_vl:Qwen25VL",
+}
+"""Adapter of each supported `model_type`."""
+
+
+class Family(Protocol):
+    """Positions, picture inputs, patch grid and banned tokens of a model family."""
+
+    patch: int
+    """Side of a vision patch, pixels."""
+    merge: int
+    """Patches a side that become one visual token."""
+    image_token_id: int
+
+    def adapt(self, model: nn.Module) -> None:
+        """Register the shared attention on a freshly loaded model and replace what is slow and equal."""
+        ...
+
+    def visual_tokens(self, grids: Tensor) -> Tensor:
+        """Visual tokens [images] of pictures with patch grids [images, 3]."""
+        ...
+
+    def positions(self, token_ids: Tensor, grids: Tensor) -> tuple[Tensor, int]:
+        """Position rows [rows, P] of a prompt, and the position of the first token after it."""
+        ...
+
+    def features(self, model: nn.Module, pixels: Tensor, grids: Tensor) -> Tensor:
+        """Visual token embeddings [tokens, H] of stacked pictures, in order."""
+        ...
+
+    def embed(self, model: nn.Module, token_ids: Tensor) -> Tensor:
+        """Text token embeddings."""
+        ...
+
+    def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+        """Last hidden states [S, H] of a packed row with embeddings [S, H] and positions [rows, S]."""
+        ...
+
+    def head(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, H] and bias of the language-model head."""
+        ...
+
+    def banned_token_ids(self) -> tuple[int, ...]:
+        """Tokens that a completion must not contain: picture placeholders would break the next forward."""
+        ...
+
+
+def family_of(config: Any, *, where: str) -> Family:  # noqa: ANN401
+    """The adapter of a transformers config.
+
+    Raises: FovealError for a model without pictures, or of a family without an adapter.
+    """
+    kind = getattr(config, "model_type", "?")
+    if getattr(config, "vision_config", None) is None:
+        raise FovealError(
+            f"the model in {where} has no pictures: its model_type is {kind!r} and it has no vision_config; "
+            f"expected a vision-language model of {', '.join(FAMILIES)}; change --model or [model] path"
+        )
+    if kind not in FAMILIES:
+        raise FovealError(
+            f"the model in {where} has model_type {kind!r}; expected one of {', '.join(FAMILIES)} "
+            f"(an adapter is one file in foveal/policy/families); change --model or [model] path"
+        )
+    module, _, name = FAMILIES[kind].partition(":")
+    family: Family = getattr(importlib.import_module(module), name)(config)
+    return family
+
+
+def cat_positions(parts: list[Tensor]) -> Tensor:
+    """Concatenate position rows along the tokens."""
+    return torch.cat(parts, dim=1)

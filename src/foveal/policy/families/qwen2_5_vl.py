@@ -1,0 +1,98 @@
+"""Qwen2.5-VL: M-RoPE positions, merged 2 x 2 patches, windowed vision attention."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveal.policy.attention import SHARED, WINDOWS, Layout
+
+
+class Qwen25VL:
+    """Adapter of `model_type` qwen2_5_vl."""
+
+    def __init__(self, config: Any) -> None:  # noqa: ANN401
+        self.patch: int = config.vision_config.patch_size
+        self.merge: int = config.vision_config.spatial_merge_size
+        self.image_token_id: int = config.image_token_id
+        self._banned = tuple(
+            token
+            for name in ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+            if (token := getattr(config, name, None)) is not None
+        )
+
+    def adapt(self, model: nn.Module) -> None:
+        """Set the attention functions; run the patch embedding, a convolution whose stride is its kernel, as a product."""
+        model.set_attn_implementation({"text_config": SHARED, "vision_config": WINDOWS})  # type: ignore[operator]
+        visual: Any = model.model.visual  # type: ignore[union-attr]
+        visual.patch_embed.forward = _PatchProduct(visual.patch_embed.proj)
+
+    def visual_tokens(self, grids: Tensor) -> Tensor:
+        """Patches over merge squared, for each picture."""
+        return grids.prod(-1) // self.merge**2
+
+    def positions(self, token_ids: Tensor, grids: Tensor) -> tuple[Tensor, int]:
+        """M-RoPE: text tokens advance all three rows by one; a picture's tokens have (time, height, width) positions from
+        where it starts, and the text behind it goes on at the largest of them plus one.
+        """
+        is_image = token_ids == self.image_token_id
+        rows = torch.empty(3, len(token_ids), dtype=torch.long)
+        at, position = 0, 0
+        for time, height, width in grids.tolist():
+            start = at + int(is_image[at:].long().argmax())
+            text = torch.arange(position, position + start - at)
+            rows[:, at:start] = text
+            position += start - at
+            high, wide = height // self.merge, width // self.merge
+            count = time * high * wide
+            grid = torch.stack(torch.meshgrid(torch.arange(time), torch.arange(high), torch.arange(wide), indexing="ij"))
+            rows[:, start : start + count] = grid.reshape(3, -1) + position
+            position += max(high, wide)
+            at = start + count
+        rows[:, at:] = torch.arange(position, position + len(token_ids) - at)
+        return rows, int(rows.max()) + 1
+
+    def features(self, model: nn.Module, pixels: Tensor, grids: Tensor) -> Tensor:
+        """The vision tower and merger on all pictures at once."""
+        visual: Any = model.model.visual  # type: ignore[union-attr]
+        output: Tensor = visual(pixels.to(visual.dtype), grid_thw=grids).pooler_output
+        return output
+
+    def embed(self, model: nn.Module, token_ids: Tensor) -> Tensor:
+        """The input embedding."""
+        output: Tensor = model.get_input_embeddings()(token_ids)  # type: ignore[operator]
+        return output
+
+    def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+        """The language model on one packed row; the layout replaces its masks."""
+        text: Any = model.model.language_model  # type: ignore[union-attr]
+        no_masks = {"full_attention": None, "sliding_attention": None}
+        output: Tensor = text(
+            inputs_embeds=embeddings[None],
+            position_ids=positions[:, None],
+            attention_mask=no_masks,
+            use_cache=False,
+            layout=layout,
+        ).last_hidden_state[0]
+        return output
+
+    def head(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """`lm_head`, tied or not."""
+        head: Any = model.lm_head
+        return head.weight, head.bias
+
+    def banned_token_ids(self) -> tuple[int, ...]:
+        """Picture and video placeholders and their brackets."""
+        return self._banned
+
+
+class _PatchProduct:
+    """The patch embedding as one matrix product: several times faster than the convolution on a CPU, equal to rounding."""
+
+    def __init__(self, projection: nn.Conv3d) -> None:
+        self.projection = projection
+
+    def __call__(self, patches: Tensor) -> Tensor:
+        weight = self.projection.weight
+        return F.linear(patches.to(weight.dtype), weight.view(weight.shape[0], -1), self.projection.bias)

@@ -1,0 +1,75 @@
+"""Log-probabilities and entropies of tokens from hidden states, in chunks: [B T V] never exists at once."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK_ELEMENTS = 1 << 24
+"""Logits held at once (64 MiB in float32); a smaller problem keeps its probabilities for the backward instead of making
+them again."""
+
+
+def token_stats(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each target and entropy of its distribution, both [n] in nats and float32.
+
+    With logits z = (hidden weight^T + bias) / temperature: l = z_y - logsumexp(z), H = -sum_v p_v log p_v. The gradients are
+    dl/dz_v = [v = y] - p_v and dH/dz_v = -p_v (log p_v + H).
+
+    hidden: [n, H]; weight: [V, H]; targets: [n].
+    """
+    logprobs, entropy = _TokenStats.apply(hidden, weight, bias, targets, 1.0 / temperature)  # type: ignore[no-untyped-call]
+    return logprobs, entropy
+
+
+def log_distributions(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, temperature: float) -> Tensor:
+    """Full log-distributions [n, V] of a few tokens, with ordinary autograd."""
+    return torch.log_softmax(_wide(F.linear(hidden, weight, bias)) / temperature, dim=-1)
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class _TokenStats(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, scale):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN205
+        rows, words = hidden.shape[0], weight.shape[0]
+        step = max(1, CHUNK_ELEMENTS // words)
+        keep = rows <= step and (hidden.requires_grad or weight.requires_grad)
+        kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+        logprobs = torch.empty(rows, dtype=kind, device=hidden.device)
+        entropy = torch.empty_like(logprobs)
+        kept = None
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            log_p = torch.log_softmax(_wide(F.linear(hidden[part], weight, bias)) * scale, dim=-1)
+            logprobs[part] = log_p.gather(-1, targets[part, None])[:, 0]
+            entropy[part] = -(log_p.exp() * log_p).sum(-1)
+            kept = log_p if keep else None
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy, kept)
+        ctx.scale, ctx.step = scale, step
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN205
+        hidden, weight, bias, targets, entropy, kept = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight)
+        grad_bias = torch.zeros_like(bias) if bias is not None else None
+        for start in range(0, hidden.shape[0], ctx.step):
+            part = slice(start, start + ctx.step)
+            log_p = kept
+            if log_p is None:
+                log_p = torch.log_softmax(_wide(F.linear(hidden[part], weight, bias)) * ctx.scale, dim=-1)
+            p = log_p.exp()
+            slope = -p * (grad_logprobs[part, None] + grad_entropy[part, None] * (log_p + entropy[part, None]))
+            slope.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
+            slope = (slope * ctx.scale).to(hidden.dtype)
+            grad_hidden[part] = slope @ weight
+            grad_weight += slope.t() @ hidden[part]
+            if grad_bias is not None:
+                grad_bias += slope.sum(0)
+        return grad_hidden, grad_weight, grad_bias, None, None

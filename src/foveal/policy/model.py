@@ -1,0 +1,175 @@
+"""The policy: a transformers model with its family adapter, whose one forward runs a view of a batch."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from foveal.policy import forward as packing
+from foveal.policy.attention import AttentionPath, PackedLayout
+from foveal.policy.families import Family, family_of
+from foveal.policy.head import log_distributions, token_stats
+from foveal.policy.processing import PROCESSOR_FILES, Processor
+from foveal.spec import FovealError
+from foveal.types import Inputs, TokenStats, ViewName
+
+
+class Policy(nn.Module):
+    """A vision-language model that runs a prompt and its pictures once for all completions of its group.
+
+    All model work of a view, the head included, happens inside `forward`, so that a sharding wrapper sees one call.
+    """
+
+    def __init__(self, model: nn.Module, family: Family, processor: Processor, *, path: AttentionPath) -> None:
+        super().__init__()
+        self.model = model
+        self.family = family
+        self.processor = processor
+        self.attention_path: AttentionPath = path
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.model.parameters()).device
+
+    def forward(
+        self, inputs: Inputs, view: ViewName, *, rows: Tensor | None = None, temperature: float = 1.0
+    ) -> TokenStats:
+        """Log-probabilities and entropies [B T] of the completions under a view.
+
+        `rows` (Bool [B]) chooses completions; the others hold zeros. Logits are divided by `temperature`.
+        """
+        size = inputs.completion_ids.shape
+        chosen = torch.arange(size[0]) if rows is None else rows.nonzero()[:, 0].cpu()
+        if len(chosen) == 0:
+            nothing = torch.zeros(size, device=inputs.completion_ids.device)
+            return TokenStats(logprobs=nothing, entropy=nothing, log_probs_at=_nothing_chosen)
+        row = packing.pack(inputs, chosen, path=self.attention_path)
+        states = self._states(inputs, view, row)
+        weight, bias = self.family.head(self.model)
+        scored = states[row.predict]
+        logprobs, entropy = token_stats(scored, weight, bias, row.targets, temperature=temperature)
+        empty = logprobs.new_zeros(size[0] * size[1])
+        places = row.place
+
+        def log_probs_at(mask: Tensor) -> Tensor:
+            kept = mask.reshape(-1)[places]
+            order = places[kept].argsort()
+            return log_distributions(scored[kept][order], weight, bias, temperature=temperature)
+
+        return TokenStats(
+            logprobs=empty.index_copy(0, places, logprobs).view(size),
+            entropy=empty.index_copy(0, places, entropy).view(size),
+            log_probs_at=log_probs_at,
+        )
+
+    def _states(self, inputs: Inputs, view: ViewName, row: packing.PackedRow) -> Tensor:
+        """Hidden states [S, H] of a packed row."""
+        embeddings = self.family.embed(self.model, row.token_ids)
+        if len(row.image_places):
+            pixels, grids = packing.pictures(inputs, view, row.prompts)
+            features = self.family.features(self.model, pixels, grids).to(embeddings.dtype)
+            embeddings = embeddings.index_copy(0, row.image_places, features)
+        return self.family.hidden(self.model, embeddings, row.position_ids, row.layout)
+
+    def prefill(
+        self, encoded: list[Any], *, captured: dict[int, tuple[Tensor, Tensor]]
+    ) -> tuple[Tensor, PackedLayout]:
+        """Run prompts alone: the hidden state [N, H] that predicts each first token; keys and values go to `captured`."""
+        prompts = [item.prompt for item in encoded]
+        device = self.device
+        layout = PackedLayout(
+            prompt_lengths=tuple(len(p.token_ids) for p in prompts),
+            completion_lengths=(),
+            completion_prompts=(),
+            device=device,
+            path=self.attention_path,
+            captured=captured,
+        )
+        embeddings = self.family.embed(self.model, torch.cat([p.token_ids for p in prompts]).to(device))
+        grids = torch.cat([p.grids for p in prompts]).to(device)
+        if len(grids):
+            pixels = torch.cat([item.pixels for item in encoded]).to(device)
+            places = torch.cat([p.image_mask for p in prompts]).nonzero()[:, 0].to(device)
+            features = self.family.features(self.model, pixels, grids).to(embeddings.dtype)
+            embeddings = embeddings.index_copy(0, places, features)
+        positions = torch.cat([p.position_ids for p in prompts], dim=1).to(device)
+        states = self.family.hidden(self.model, embeddings, positions, layout)
+        ends = torch.tensor(layout.prompt_lengths, device=device).cumsum(0) - 1
+        return states[ends], layout
+
+    def save(self, folder: Path) -> None:
+        """Write a standard Hugging Face folder: weights, config, tokenizer and preprocessing files."""
+        folder.mkdir(parents=True, exist_ok=True)
+        model: Any = self.model
+        model.save_pretrained(folder)
+        for name in PROCESSOR_FILES:
+            source = self.processor.folder / name
+            if source.is_file():
+                shutil.copyfile(source, folder / name)
+
+
+def _nothing_chosen(mask: Tensor) -> Tensor:
+    raise FovealError("log_probs_at was called on a view of which no completion was run; check Objective.rows")
+
+
+def load_policy(path: str, *, dtype: torch.dtype = torch.float32, attention: str = "auto") -> Policy:
+    """Load a model folder or hub id with its family adapter.
+
+    `attention`: "split", "dense", or "auto" (split on a CPU, dense elsewhere).
+    Raises: FovealError, when there is no such model, or no adapter for it.
+    """
+    folder = _folder(path)
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        raise FovealError(f"the model folder {path} cannot be read: {error}") from error
+    family = family_of(config, where=path)
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise FovealError(f"the weights in {path} cannot be loaded: {error}") from error
+    family.adapt(model)
+    device = next(model.parameters()).device
+    chosen: AttentionPath = "split" if device.type == "cpu" else "dense"
+    if attention != "auto":
+        chosen = attention  # type: ignore[assignment]
+    model.train()
+    return Policy(model, family, Processor(folder, family), path=chosen)
+
+
+def _folder(path: str) -> Path:
+    """A local folder, or the local copy of a hub repository."""
+    local = Path(path).expanduser()
+    if local.is_dir():
+        if not (local / "config.json").is_file():
+            near = sorted(str(p.parent) for p in local.glob("*/config.json"))
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise FovealError(f"the model folder {path} has no config.json; expected a Hugging Face model folder{hint}")
+        return local
+    if local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") != 1:
+        raise FovealError(
+            f"no such model: {path!r} is not a folder; expected a Hugging Face model folder or a hub id "
+            f"'owner/name'; change --model or [model] path"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise FovealError(
+            f"no such model: {path!r} is not a local folder, and the hub did not give it ({reason}); "
+            f"check the name and the network, or change --model or [model] path"
+        ) from error
+
+
+def describe(folder: Path) -> str:
+    """The model type of a folder, for messages."""
+    kind: str = json.loads((folder / "config.json").read_text()).get("model_type", "?")
+    return kind

@@ -1,0 +1,182 @@
+"""From a problem to what the model reads: chat template, picture patches, expanded placeholders.
+
+The processor classes of transformers need a torchvision that matches torch; this one needs only the tokenizer and the
+PIL image processor of the folder, so a folder reads the same on every machine.
+"""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
+
+from foveal.policy.families import Family
+from foveal.spec import FovealError
+from foveal.types import IMAGE_MARK, Problem, Prompt
+
+CACHED_PROBLEMS = 256
+"""Encoded problems kept: sampling and scoring of a step read the same pictures."""
+
+PROCESSOR_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
+"""Files beside the weights that an exported folder takes over unchanged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """A prompt and the patches of its clean pictures."""
+
+    prompt: Prompt
+    pixels: Tensor
+
+
+class Processor:
+    """Tokenizer, chat template and picture preprocessing of a model folder."""
+
+    def __init__(self, folder: Path, family: Family) -> None:
+        self.folder = folder
+        self.family = family
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        if self.tokenizer.chat_template is None:
+            self.tokenizer.chat_template = _chat_template(folder)
+        self.end_ids = _end_ids(folder, self.tokenizer)
+        self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end_ids[0])
+        self._cache: OrderedDict[str, tuple[Problem, Encoded]] = OrderedDict()
+
+    def encode(self, problem: Problem) -> Encoded:
+        """The prompt with its placeholders expanded, and the clean pictures' patches.
+
+        Raises: FovealError, when the text holds placeholders of its own.
+        """
+        kept = self._cache.get(problem.id)
+        if kept is not None and kept[0] is problem:
+            self._cache.move_to_end(problem.id)
+            return kept[1]
+        pixels, grids = self.pixels(problem.images)
+        encoded = Encoded(prompt=self.prompt(problem, grids), pixels=pixels)
+        self._cache[problem.id] = (problem, encoded)
+        if len(self._cache) > CACHED_PROBLEMS:
+            self._cache.popitem(last=False)
+        return encoded
+
+    def prompt(self, problem: Problem, grids: Tensor) -> Prompt:
+        """Token ids and positions of a problem whose pictures have these patch grids [images, 3]."""
+        text_ids = self._text_ids(problem)
+        image_id = self.family.image_token_id
+        counts = self.family.visual_tokens(grids).tolist()
+        if text_ids.count(image_id) != len(counts):
+            raise FovealError(
+                f"problem {problem.id!r}: its prompt holds {text_ids.count(image_id)} picture placeholders for "
+                f"{len(counts)} pictures; expected one each; take special tokens such as "
+                f"{self.tokenizer.convert_ids_to_tokens(image_id)!r} out of the question"
+            )
+        remaining = iter(counts)
+        expanded: list[int] = []
+        for token in text_ids:
+            expanded.extend([token] * next(remaining) if token == image_id else [token])
+        token_ids = torch.tensor(expanded)
+        position_ids, next_position = self.family.positions(token_ids, grids)
+        return Prompt(
+            problem_id=problem.id,
+            token_ids=token_ids,
+            position_ids=position_ids,
+            next_position=next_position,
+            image_mask=token_ids == image_id,
+            grids=grids,
+        )
+
+    def prompt_length(self, problem: Problem, sizes: Sequence[tuple[int, int]]) -> int:
+        """Prompt tokens, visual ones included, of a problem whose pictures have these (width, height); reads no pixels."""
+        grids = torch.tensor([self.grid(size) for size in sizes], dtype=torch.long).reshape(-1, 3)
+        text_ids = self._text_ids(problem)
+        return len(text_ids) - len(sizes) + int(self.family.visual_tokens(grids).sum())
+
+    def grid(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """Patch grid (time, height, width) of a picture of (width, height) pixels."""
+        patch, merge = self.family.patch, self.family.merge
+        limits = self._images.size
+        height, width = smart_resize(
+            size[1],
+            size[0],
+            factor=patch * merge,
+            min_pixels=limits["shortest_edge"],
+            max_pixels=limits["longest_edge"],
+        )
+        return 1, height // patch, width // patch
+
+    def pixels(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
+        """Patches [n, features] of all pictures, stacked, and their grids [images, 3]."""
+        if not images:
+            features = 3 * self._images.temporal_patch_size * self.family.patch**2
+            return torch.zeros(0, features), torch.zeros(0, 3, dtype=torch.long)
+        found = self._images(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        return found["pixel_values"], found["image_grid_thw"]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of a completion, without special tokens."""
+        text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def _text_ids(self, problem: Problem) -> list[int]:
+        pieces = problem.question.split(IMAGE_MARK)
+        if len(pieces) - 1 != len(problem.images):
+            raise FovealError(
+                f"problem {problem.id!r}: {len(pieces) - 1} {IMAGE_MARK} marks for {len(problem.images)} pictures; "
+                f"expected one mark a picture"
+            )
+        content: list[dict[str, str]] = []
+        for index, piece in enumerate(pieces):
+            if index:
+                content.append({"type": "image"})
+            if piece.strip():
+                content.append({"type": "text", "text": piece.strip()})
+        text = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+        )
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _chat_template(folder: Path) -> str:
+    """The chat template that older folders keep in a file of its own."""
+    file = folder / "chat_template.json"
+    if file.is_file():
+        template: str = json.loads(file.read_text())["chat_template"]
+        return template
+    raise FovealError(
+        f"the model folder {folder} has no chat template; expected `chat_template` in tokenizer_config.json, "
+        f"chat_template.jinja or chat_template.json"
+    )
+
+
+def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401
+    """Tokens that end a completion: those of generation_config.json, else the tokenizer's."""
+    file = folder / "generation_config.json"
+    found: Any = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    if found is None:
+        found = tokenizer.eos_token_id
+    if found is None:
+        raise FovealError(
+            f"the model folder {folder} names no end token; expected eos_token_id in generation_config.json or an "
+            f"eos_token of the tokenizer"
+        )
+    return tuple(found) if isinstance(found, list) else (int(found),)

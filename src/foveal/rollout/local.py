@@ -1,0 +1,250 @@
+"""The local sampler: a prompt and its pictures are prefilled once, and the G completions of its group share them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from foveal.keys import Key, generator
+from foveal.policy.model import Policy
+from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
+
+COMPACT_SHARE = 0.75
+"""Groups that are all finished leave the batch once at most this share is still running."""
+
+
+@dataclass
+class DecodeLayout:
+    """One token of each completion as a row [1, heads, B, d]: prompt keys are held once a group, own keys once a completion.
+
+    B = N * G, the completions of a group adjacent.
+    """
+
+    groups: int
+    group_size: int
+    prefix: dict[int, tuple[Tensor, Tensor]]
+    """A layer's prompt keys and values [N, kv_heads, P, d], padded on the right."""
+    prefix_bias: Tensor
+    """[N, 1, 1, P]: 0 on prompt tokens, -inf on padding."""
+    own: dict[int, tuple[Tensor, Tensor]]
+    """A layer's own keys and values [B, kv_heads, T, d]."""
+    step: int = 0
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attention output [1, heads, B, d]; stores this token's key and value."""
+        keys, values = self.own[layer]
+        keys[:, :, self.step] = key[0].transpose(0, 1)
+        values[:, :, self.step] = value[0].transpose(0, 1)
+        own_keys, own_values = keys[:, :, : self.step + 1], values[:, :, : self.step + 1]
+        prefix_keys, prefix_values = self.prefix[layer]
+        n, g, kv = self.groups, self.group_size, key.shape[1]
+        heads, width = query.shape[1], query.shape[3]
+        repeat = heads // kv
+        own_query = (query[0].transpose(0, 1) * scale).reshape(n * g, kv, repeat, width)
+        grouped = own_query.view(n, g, kv, repeat, width).transpose(1, 2).reshape(n, kv, g * repeat, width)
+        to_prefix = grouped @ prefix_keys.transpose(2, 3) + self.prefix_bias
+        size = to_prefix.shape[-1]
+        to_prefix = to_prefix.view(n, kv, g, repeat, size).transpose(1, 2).reshape(n * g, kv, repeat, size)
+        weights = torch.softmax(torch.cat([to_prefix, own_query @ own_keys.transpose(2, 3)], dim=-1), dim=-1)
+        from_prefix = weights[..., :size].view(n, g, kv, repeat, size).transpose(1, 2).reshape(n, kv, g * repeat, size)
+        output = (from_prefix @ prefix_values).view(n, kv, g, repeat, width).transpose(1, 2)
+        output = output.reshape(n * g, kv, repeat, width) + weights[..., size:] @ own_values
+        return output.reshape(n * g, heads, width).transpose(0, 1)[None]
+
+    def keep(self, groups: Tensor) -> "DecodeLayout":
+        """The layout of some of the groups (Int [n])."""
+        rows = (groups[:, None] * self.group_size + torch.arange(self.group_size, device=groups.device)).reshape(-1)
+        return replace(
+            self,
+            groups=len(groups),
+            prefix={layer: (k[groups], v[groups]) for layer, (k, v) in self.prefix.items()},
+            prefix_bias=self.prefix_bias[groups],
+            own={layer: (k[rows], v[rows]) for layer, (k, v) in self.own.items()},
+        )
+
+
+class LocalEngine:
+    """Draws completions from the policy itself: its recorded log-probabilities are the policy's, to rounding.
+
+    Logits of picture placeholders are banned when drawing, since such a token would break the next forward; recorded
+    log-probabilities are those of the policy without the ban and without nucleus truncation, at the sampling temperature.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.version = 0
+
+    def generate(
+        self, problems: Sequence[Problem], *, sampling: Sampling, key: Key, view: ViewName = CLEAN
+    ) -> list[tuple[Completion, ...]]:
+        """`group_size` completions of each problem; noise is keyed by (*key, problem id, completion, position)."""
+        if not problems:
+            return []
+        was_training = self.policy.training
+        self.policy.eval()
+        try:
+            with torch.no_grad():
+                return self._generate(problems, sampling, key, view)
+        finally:
+            self.policy.train(was_training)
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, version: int) -> None:
+        """The weights are shared with the trainer; only the version is new."""
+        self.version = version
+
+    def health(self) -> str:
+        """One line on the engine's state."""
+        return f"local sampler, policy version {self.version}"
+
+    def _generate(
+        self, problems: Sequence[Problem], sampling: Sampling, key: Key, view: ViewName
+    ) -> list[tuple[Completion, ...]]:
+        policy, g = self.policy, sampling.group_size
+        encoded = [policy.processor.encode(problem) for problem in problems]
+        captured: dict[int, tuple[Tensor, Tensor]] = {}
+        states, packed = policy.prefill(encoded, captured=captured)
+        layout = _decode_layout(captured, packed.prompt_lengths, group_size=g, length=sampling.max_new_tokens)
+        draw = _Draw(policy, sampling, self._noise(problems, sampling, key))
+        rows = len(problems) * g
+        device = states.device
+        position = torch.tensor([item.prompt.next_position for item in encoded], device=device).repeat_interleave(g)
+        ids = torch.zeros(rows, sampling.max_new_tokens, dtype=torch.long, device=device)
+        logprobs = torch.zeros(rows, sampling.max_new_tokens, device=device)
+        lengths = torch.full((rows,), sampling.max_new_tokens, device=device)
+        ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        active = torch.arange(rows, device=device)
+        states = states.repeat_interleave(g, 0)
+        axes = encoded[0].prompt.position_ids.shape[0]
+        for step in range(sampling.max_new_tokens):
+            token, logprob = draw(states, active, step)
+            ids[active, step], logprobs[active, step] = token, logprob
+            over = draw.is_end(token) & ~ended[active]
+            lengths[active[over]] = step + 1
+            ended[active[over]] = True
+            open_groups = ~ended[active].view(-1, g).all(1)
+            if step + 1 == sampling.max_new_tokens or not bool(open_groups.any()):
+                break
+            if float(open_groups.float().mean()) <= COMPACT_SHARE:
+                kept = open_groups.nonzero()[:, 0]
+                layout = layout.keep(kept)
+                token, active = token.view(-1, g)[kept].reshape(-1), active.view(-1, g)[kept].reshape(-1)
+            layout.step = step
+            places = (position[active] + step).expand(axes, -1)
+            embeddings = policy.family.embed(policy.model, token)
+            states = policy.family.hidden(policy.model, embeddings, places, layout)
+        return self._completions(ids, logprobs, lengths, ended, problems=len(problems), group_size=g, view=view)
+
+    def _noise(self, problems: Sequence[Problem], sampling: Sampling, key: Key) -> Tensor | None:
+        """Uniform numbers [B, T] in [0, 1), each a function of its key and place alone."""
+        if sampling.temperature == 0:
+            return None
+        drawn = [
+            generator(*key, problem.id, completion).random(sampling.max_new_tokens)
+            for problem in problems
+            for completion in range(sampling.group_size)
+        ]
+        return torch.from_numpy(np.stack(drawn)).to(self.policy.device)
+
+    def _completions(
+        self,
+        ids: Tensor,
+        logprobs: Tensor,
+        lengths: Tensor,
+        ended: Tensor,
+        *,
+        problems: int,
+        group_size: int,
+        view: ViewName,
+    ) -> list[tuple[Completion, ...]]:
+        all_ids, all_logprobs = ids.tolist(), logprobs.tolist()
+        found = []
+        for row, (length, stopped) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True)):
+            tokens = all_ids[row][:length]
+            found.append(
+                Completion(
+                    token_ids=tuple(tokens),
+                    sampled_logprobs=tuple(all_logprobs[row][:length]),
+                    text=self.policy.processor.decode(tokens),
+                    finish="stop" if stopped else "length",
+                    policy_version=self.version,
+                    view=view,
+                )
+            )
+        return [tuple(found[n * group_size : (n + 1) * group_size]) for n in range(problems)]
+
+
+class _Draw:
+    """Tokens and their log-probabilities from hidden states."""
+
+    def __init__(self, policy: Policy, sampling: Sampling, noise: Tensor | None) -> None:
+        self.weight, self.bias = policy.family.head(policy.model)
+        self.sampling = sampling
+        self.noise = noise
+        device = policy.device
+        self.banned = torch.tensor(policy.family.banned_token_ids(), device=device, dtype=torch.long)
+        self.end = torch.tensor(policy.processor.end_ids, device=device, dtype=torch.long)
+
+    def __call__(self, states: Tensor, active: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        logits = F.linear(states, self.weight, self.bias).float()
+        if self.sampling.temperature > 0:
+            logits = logits / self.sampling.temperature
+        logprobs = torch.log_softmax(logits, dim=-1)
+        allowed = logprobs.index_fill(-1, self.banned, -torch.inf)
+        if step + 1 < self.sampling.min_new_tokens:
+            allowed = allowed.index_fill(-1, self.end, -torch.inf)
+        if self.noise is None:
+            token = allowed.argmax(-1)
+        else:
+            token = _inverse_cdf(allowed.double().exp(), self.noise[active, step], top_p=self.sampling.top_p)
+        return token, logprobs.gather(-1, token[:, None])[:, 0]
+
+    def is_end(self, token: Tensor) -> Tensor:
+        """Whether a token ends its completion."""
+        return torch.isin(token, self.end)
+
+
+def _inverse_cdf(weights: Tensor, uniform: Tensor, *, top_p: float) -> Tensor:
+    """The token at which the cumulated weights [B, V] pass `uniform` [B] of their total.
+
+    `top_p` below 1 keeps the likeliest tokens whose weights before them add up to less than top_p.
+    """
+    if top_p < 1:
+        ordered, order = weights.sort(dim=-1, descending=True)
+        ordered = ordered / ordered.sum(-1, keepdim=True)
+        before = ordered.cumsum(-1) - ordered
+        weights = torch.zeros_like(weights).scatter(-1, order, ordered * (before < top_p))
+    cumulated = weights.cumsum(-1)
+    target = uniform[:, None] * cumulated[:, -1:]
+    return torch.searchsorted(cumulated, target, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)
+
+
+def _decode_layout(
+    captured: dict[int, tuple[Tensor, Tensor]], prompt_lengths: tuple[int, ...], *, group_size: int, length: int
+) -> DecodeLayout:
+    """Prompt keys split by prompt and padded, and empty own keys."""
+    n, longest = len(prompt_lengths), max(prompt_lengths)
+    sample = next(iter(captured.values()))[0]
+    lengths = torch.tensor(prompt_lengths, device=sample.device)
+    starts = lengths.cumsum(0) - lengths
+    order = torch.arange(longest, device=sample.device)
+    valid = order[None] < lengths[:, None]
+    index = (starts[:, None] + order[None] * valid).reshape(-1)
+    bias = torch.zeros(n, 1, 1, longest, device=sample.device, dtype=sample.dtype)
+    bias.masked_fill_(~valid[:, None, None, :], -torch.inf)
+
+    def split(x: Tensor) -> Tensor:
+        return x[0][:, index].view(x.shape[1], n, longest, x.shape[3]).transpose(0, 1).contiguous()
+
+    def empty(x: Tensor) -> Tensor:
+        return x.new_empty(n * group_size, x.shape[1], length, x.shape[3])
+
+    return DecodeLayout(
+        groups=n,
+        group_size=group_size,
+        prefix={layer: (split(k), split(v)) for layer, (k, v) in captured.items()},
+        prefix_bias=bias,
+        own={layer: (empty(k), empty(v)) for layer, (k, v) in captured.items()},
+    )
