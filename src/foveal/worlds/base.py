@@ -1,4 +1,4 @@
-"""What every world shares: settings, questions, families, and the partition of scenes into train and held-out."""
+"""What every world shares: settings, questions, families, and the partition of scenes into splits."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ STYLE_WORDS = (
         "zinc",
     ),
 )
-"""The word at the end of a question that a shortcut uses: the n-th word stands for the n-th choice of the template."""
+"""Words at the end of a question for shortcuts: the n-th stands for the n-th choice of the template."""
 
 
 class WorldError(FovealError):
@@ -48,22 +48,22 @@ class WorldError(FovealError):
 
 
 class WorldSettings(Config):
-    """How hard the pictures are, what the text gives away, and whether a word of the question predicts the answer."""
+    """How hard the pictures are, what the text gives away, and whether a word predicts the answer."""
 
     noise: float = Field(default=1.0, ge=0.0)
-    """Upper level of the noise h of a picture, in units of colour noise sd 16 and pixel noise sd 14 (of 255)."""
+    """Upper level of the noise h of a picture: colour noise sd 16 h, pixel noise sd 14 h (of 255)."""
 
     noise_low: float = Field(default=0.3, ge=0.0, le=1.0)
     """A picture's h is drawn from U(noise_low, 1) * noise; 1 gives every picture the same level."""
 
     grade: Grade | Mapping[Grade, float] = "high"
-    """Vision dependency: "high" (only the picture has the facts), "medium", "low" (the text has all), or weights of each."""
+    """Vision dependency: "high" (facts only in the picture), "medium", "low" (all in the text), or weights."""
 
     shortcut: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Strength s of the shortcut: a "biased" word predicts the answer with probability s, else it is drawn at random."""
+    """Strength s: a "biased" word stands for the answer with probability s, else it is drawn at random."""
 
     shortcut_word: ShortcutWord = "none"
-    """The style word of the question: absent, at random, always right, always wrong, or biased by `shortcut`."""
+    """The style word of the question: absent, random, always right, always wrong, or biased by `shortcut`."""
 
     @field_validator("grade")
     @classmethod
@@ -89,8 +89,8 @@ class WorldSettings(Config):
 class Question:
     """A question without its scene. `about` holds what its words name; `choices` the answers of its template.
 
-    `target` is the answer that the scene is drawn for, uniform over `choices` and independent of the words, so that the words
-    alone say nothing about it; None when the scene is drawn freely.
+    `target` is the answer that the scene is drawn for, uniform over `choices` and independent of the words, so
+    that the words alone say nothing about it; None when the scene is drawn freely.
     """
 
     template: str
@@ -104,9 +104,9 @@ class Question:
 class Reading:
     """What a chain of thought says, as its family understands it.
 
-    `stated` is the scene as described (None when nothing readable was stated); `attributes` counts, for each attribute,
-    (right, stated) against the true scene; `arithmetic` is False when a tally or a calculation that was written down is wrong
-    given what was stated; `conclusion` is the last answer before the box, None when there is none.
+    `stated` is the scene as described (None when nothing readable was stated); `attributes` counts, for each
+    attribute, (right, stated) against the true scene; `arithmetic` is False when a tally or a calculation that was
+    written down is wrong given what was stated; `conclusion` is the last answer before the box, None without one.
     """
 
     stated: Scene | None
@@ -116,7 +116,7 @@ class Reading:
 
 
 class Family(ABC):
-    """A kind of problem. An instance may differ in how scenes are drawn, never in how a scene is solved or read."""
+    """A kind of problem. Instances may differ in how scenes are drawn, never in how they are solved or read."""
 
     name: ClassVar[str]
 

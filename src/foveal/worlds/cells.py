@@ -1,7 +1,7 @@
 """Scenes of coloured shapes in cells: how they are named, listed, drawn at random, and read back from text.
 
-A scene is `{"grid": [rows, columns], "pictures": [[cell, ...], ...]}`; a cell is "red circle" or "none", in raster order.
-Cells are named A, B, C, ... over all pictures, so that a listing needs no other address: "A red circle B none".
+A scene is `{"grid": [rows, columns], "pictures": [[cell, ...], ...]}`; a cell is "red circle" or "none", in raster
+order. Cells are named A, B, C, ... over all pictures, so that a listing needs no other address: "A red circle B none".
 """
 
 import re
@@ -53,8 +53,8 @@ def draw_cells(
 ) -> list[str]:
     """Independent cells, given that exactly `matching` of them match (None: no condition).
 
-    Cells are independent, so placing the matching ones at random and drawing each cell from its own side of the condition
-    gives the same distribution as drawing whole scenes until the number is right.
+    Cells are independent, so placing the matching ones at random and drawing each cell from its own side of the
+    condition gives the same distribution as drawing whole scenes until the number is right.
     """
     fitting = [o for o in OBJECTS if matches(o, colour=colour, shape=shape)]
     other = [o for o in OBJECTS if o not in fitting]
@@ -77,7 +77,7 @@ def listing(cells: Sequence[str], *, first: int = 0) -> str:
 
 
 def listing_of_scene(scene: Scene) -> str:
-    """All cells by name; with several pictures each listing is headed by its picture: "picture 1 A red circle ..."."""
+    """All cells by name, headed by their picture when there are several: "picture 1 A red circle ..."."""
     pictures = scene["pictures"]
     if len(pictures) == 1:
         return listing(pictures[0])
@@ -85,17 +85,17 @@ def listing_of_scene(scene: Scene) -> str:
     return " ".join(f"picture {p + 1} {listing(cells, first=p * size)}" for p, cells in enumerate(pictures))
 
 
-def running_tally(cells: Sequence[str], about: Question, *, first: int = 0, start: int = 0) -> str:
+def running_tally(cells: Sequence[str], question: Question, *, first: int = 0, start: int = 0) -> str:
     """The number of matching cells so far after each cell: "A 1 B 1 C 2"."""
     parts, count = [], start
     for i, cell in enumerate(cells):
-        count += matches(cell, colour=about.about.get("colour"), shape=about.about.get("shape"))
+        count += matches(cell, colour=question.about.get("colour"), shape=question.about.get("shape"))
         parts.append(f"{LETTERS[first + i]} {count}")
     return " ".join(parts)
 
 
 def moved_scenes(scene: Scene) -> Iterator[Scene]:
-    """Scenes with the cells permuted, those first in which most occupied cells hold something else; never the same scene."""
+    """Other scenes with the cells permuted, those first in which most occupied cells hold something else."""
     cells = all_cells(scene)
     rng = generator("moved", canonical(scene))
     orders = [np.roll(np.arange(len(cells)), shift) for shift in range(1, len(cells))]
@@ -141,8 +141,8 @@ def stated_cells(thinking: str, count: int) -> list[str | None]:
 def cell_attributes(stated: Sequence[str | None], truth: Sequence[str]) -> dict[str, tuple[int, int]]:
     """(right, stated) for colour, shape and position.
 
-    Colour and shape count the objects that were stated, against what stands in that cell. Position counts the stated objects
-    that are in the scene at all, and is right for those that stand where they were stated.
+    Colour and shape count the objects that were stated, against what stands in that cell. Position counts the stated
+    objects that are in the scene at all, and is right for those that stand where they were stated.
     """
     named = [(i, cell) for i, cell in enumerate(stated) if cell is not None and cell != NONE]
     pairs = [(cell.split(), truth[i].split()) for i, cell in named]

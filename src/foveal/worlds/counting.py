@@ -35,8 +35,8 @@ def cell_facts(scene: Scene, *, grade: Grade) -> str:
 class Counting(Family):
     """How many {colour} {shape}s, {colour} objects, or {shape}s are there?
 
-    `balanced`: the answer is uniform over the choices of the template; else every cell is drawn freely, so that the question
-    says nothing about any cell either.
+    `balanced`: the answer is uniform over the choices of the template; else every cell is drawn freely, so that the
+    question says nothing about any cell either.
     """
 
     name = "counting"
@@ -47,10 +47,10 @@ class Counting(Family):
         self.balanced = balanced
 
     def question(self, rng: np.random.Generator) -> Question:
-        """One of three templates; a colour and a shape are drawn for each, whether its words use them or not."""
+        """One of three templates, with a colour, a shape, or both."""
         template = pick(rng, ("colour_shape", "colour", "shape"))
         colour, shape = pick(rng, COLOURS), pick(rng, SHAPES)
-        # More than two equal objects of sixteen kinds, or more than three of four, would fill the scene with what is asked.
+        # More than two equal objects, or three of a colour, would fill the scene with what is asked.
         most = (2 if template == "colour_shape" else 3) if self.balanced else self.grid[0] * self.grid[1]
         choices = tuple(str(n) for n in range(most + 1))
         about = {

@@ -1,11 +1,14 @@
-"""The renderer of the worlds: anti-aliased shapes from their distance to the edge, line drawings with labels, and noise."""
+"""The renderer of the worlds: anti-aliased shapes, line drawings with labels, and noise."""
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PilImage
+from PIL import ImageDraw, ImageFont
 from PIL.Image import Image
 
 from foveal.worlds.cells import NONE
@@ -29,12 +32,22 @@ RADIUS_RANGE = (17 / 56, 22 / 56)
 JITTER = 5 / 56
 """Largest shift of an object from the middle of its cell, in sides of the cell."""
 
+INKS = {"black": (30, 30, 34), "red": (186, 30, 30), "blue": (30, 66, 190), "green": (16, 122, 44)}
+"""Colours of lines and labels."""
+LINE_PX = 1.7
+LABEL_PX = 18
+"""Font size of labels; digits are 13 px high."""
+SUPERSAMPLE = 4
+
+Point = tuple[float, float]
+
 _STAR_WAIST = 0.45
 """Distance of a star's inner corners from its middle, in outer radii."""
 
 
 def shape_coverage(shape: str, x: Pixels, y: Pixels, radius: float) -> Pixels:
-    """Covered part, 0 to 1, of each pixel at offset (x, y) px from the middle of a shape of outer `radius` px."""
+    """Covered part, 0 to 1, of each pixel at (x, y) px from the middle of a shape of outer `radius` px."""
+    distance: NDArray[np.floating[Any]]
     if shape == "circle":
         distance = np.hypot(x, y) - 0.92 * radius
     elif shape == "square":
@@ -50,8 +63,8 @@ def shape_coverage(shape: str, x: Pixels, y: Pixels, radius: float) -> Pixels:
     return np.clip(0.5 - distance, 0.0, 1.0).astype(np.float32)
 
 
-def _star_distance(x: Pixels, y: Pixels, radius: float) -> Pixels:
-    """Signed distance to the edge line of the tenth of the star that a pixel lies in."""
+def _star_distance(x: Pixels, y: Pixels, radius: float) -> NDArray[np.floating[Any]]:
+    """Signed distance to the edge in the tenth of the star that a pixel lies in, where the edge is one line."""
     sector = math.pi / 5
     angle = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)
     length = np.hypot(x, y)
@@ -59,7 +72,10 @@ def _star_distance(x: Pixels, y: Pixels, radius: float) -> Pixels:
     waist = (_STAR_WAIST * radius * math.cos(sector), _STAR_WAIST * radius * math.sin(sector))
     edge = (waist[0] - tip[0], waist[1] - tip[1])
     normal = (edge[1] / math.hypot(*edge), -edge[0] / math.hypot(*edge))
-    return normal[0] * (length * np.cos(angle) - tip[0]) + normal[1] * length * np.sin(angle)
+    distance: NDArray[np.floating[Any]] = normal[0] * (length * np.cos(angle) - tip[0]) + normal[
+        1
+    ] * length * np.sin(angle)
+    return distance
 
 
 def background(width: int, height: int, *, rng: np.random.Generator) -> Pixels:
@@ -97,3 +113,65 @@ def draw_cells_picture(
         paint = (np.array(COLOUR_VALUES[colour]) + colour_shift).astype(np.float32)
         patch += cover * (paint - patch)
     return finish(canvas, noise=noise, rng=rng)
+
+
+class Drawing:
+    """A line drawing with labels on a plain background, in pixels of the finished picture; anti-aliased by supersampling."""
+
+    def __init__(self, width: int, height: int, *, noise: float, rng: np.random.Generator) -> None:
+        """An empty drawing whose inks vary with the noise level."""
+        self._noise = noise
+        self._rng = rng
+        shift = COLOUR_NOISE_SD * noise * rng.standard_normal(3)
+        self._inks = {
+            name: tuple(int(v) for v in np.clip(np.array(ink) + shift, 0, 140)) for name, ink in INKS.items()
+        }
+        plain = background(1, 1, rng=rng)[0, 0]
+        size = (width * SUPERSAMPLE, height * SUPERSAMPLE)
+        self._image = PilImage.new("RGB", size, tuple(int(v) for v in plain))
+        self._pen = ImageDraw.Draw(self._image)
+
+    def line(self, *points: Point, ink: str = "black") -> None:
+        """A line through the points."""
+        path = [(x * SUPERSAMPLE, y * SUPERSAMPLE) for x, y in points]
+        self._pen.line(path, fill=self._inks[ink], width=round(LINE_PX * SUPERSAMPLE), joint="curve")
+
+    def circle(self, middle: Point, radius: float, *, ink: str = "black", filled: bool = False) -> None:
+        """A circle, or a dot when filled."""
+        box = [(v + sign * radius) * SUPERSAMPLE for sign in (-1, 1) for v in middle]
+        if filled:
+            self._pen.ellipse(box, fill=self._inks[ink])
+        else:
+            self._pen.ellipse(box, outline=self._inks[ink], width=round(LINE_PX * SUPERSAMPLE))
+
+    def label(self, text: str, middle: Point, *, ink: str = "black") -> None:
+        """A label around a point."""
+        at = (middle[0] * SUPERSAMPLE, middle[1] * SUPERSAMPLE)
+        self._pen.text(at, text, fill=self._inks[ink], font=_font(LABEL_PX * SUPERSAMPLE), anchor="mm")
+
+    def label_beside(
+        self, text: str, point: Point, normal: Point, *, ink: str = "black", gap: float = 3.5
+    ) -> None:
+        """A label on the side `normal` (of length 1) of a line through `point`, `gap` px away from it."""
+        width, height = label_size(text)
+        away = gap + (abs(normal[0]) * width + abs(normal[1]) * height) / 2
+        self.label(text, (point[0] + normal[0] * away, point[1] + normal[1] * away), ink=ink)
+
+    def finish(self) -> Image:
+        """The picture, with noise."""
+        canvas = np.asarray(self._image.reduce(SUPERSAMPLE), dtype=np.float32)
+        return finish(canvas, noise=self._noise, rng=self._rng)
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+@lru_cache(maxsize=256)
+def label_size(text: str) -> Point:
+    """Width and height of a label, px."""
+    left, top, right, bottom = (
+        _font(LABEL_PX * SUPERSAMPLE).getbbox(text, anchor="mm") if text else (0, 0, 0, 0)
+    )
+    return ((right - left) / SUPERSAMPLE, (bottom - top) / SUPERSAMPLE)

@@ -1,4 +1,4 @@
-"""Problems of the worlds: made one at a time by key, as data, and with the pictures of another problem or moved objects."""
+"""Problems of the worlds: made by key, as data, and with the pictures of another problem or moved objects."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
@@ -18,10 +18,15 @@ from foveal.worlds.base import (
     canonical,
     split_of,
 )
+from foveal.worlds.circles import Circles
 from foveal.worlds.counting import Counting
+from foveal.worlds.panels import Panels
 from foveal.worlds.relations import Relations
+from foveal.worlds.triangles import Triangles
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (Counting(), Relations())}
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (Counting(), Relations(), Panels(), Triangles(), Circles())
+}
 """The families by name."""
 
 DEFAULT_SETTINGS = WorldSettings()
@@ -47,7 +52,7 @@ def make_problem(
     settings: WorldSettings = DEFAULT_SETTINGS,
     render: bool = True,
 ) -> Problem:
-    """The problem of this family, split, seed and index; settings change its looks and words, never its scene or answer.
+    """The problem of this key; settings change its looks and words, never its scene or its answer.
 
     `render=False` leaves the pictures out, for work on the text alone.
     Raises: WorldError for an unknown family or split.
@@ -132,7 +137,7 @@ def _style_word(
 
 
 class WorldData(Sequence[Problem]):
-    """Problems of several families, made when they are asked for. Item i depends on (families, split, seed, i) alone.
+    """Problems of several families, made when asked for; item i depends on (families, split, seed, i) alone.
 
     Raises: WorldError for an unknown family, or weights that are not positive in sum.
     """
@@ -182,7 +187,7 @@ class WorldData(Sequence[Problem]):
 
 
 def question_of(problem: Problem) -> Question:
-    """The question of a world's problem, as its family knows it. Raises: WorldError for a problem of no world."""
+    """The question of a problem, as its family knows it. Raises: WorldError for a problem of no world."""
     if "asked" not in problem.meta or "scene" not in problem.meta:
         raise WorldError(
             f"problem {problem.id!r} has no scene in its meta; expected a problem of foveal.worlds"
@@ -198,10 +203,10 @@ def question_of(problem: Problem) -> Question:
 
 
 def with_other_picture(problem: Problem, donors: Sequence[Problem]) -> Problem:
-    """The problem with the pictures of a donor whose answer is another one, to its own question and to this one.
+    """The problem with the pictures of a donor with another answer, to its own question and to this one.
 
-    The donor has the same family, as many pictures, of the same sizes. One whose scene answers this question (otherwise) is
-    preferred to one whose scene has no answer to it. The scene of the result stays that of the question;
+    The donor has the same family, as many pictures, of the same sizes. One whose scene answers this question
+    (otherwise) is preferred to one whose scene has no answer to it. The scene of the result stays that of the question;
     `meta["shown_scene"]` is that of the pictures. Raises: WorldError when no donor fits.
     """
     question, family = question_of(problem), family_of(problem.meta["family"])
@@ -221,7 +226,7 @@ def with_other_picture(problem: Problem, donors: Sequence[Problem]) -> Problem:
             spare = spare or donor
     if spare is None:
         raise WorldError(
-            f"none of {len(donors)} donors has other pictures with another answer to {problem.id!r}; give more donors"
+            f"none of {len(donors)} donors has pictures with another answer to {problem.id!r}; give more donors"
         )
     return _shown(problem, spare.images, spare.meta["scene"], donor=spare.id)
 
@@ -229,8 +234,8 @@ def with_other_picture(problem: Problem, donors: Sequence[Problem]) -> Problem:
 def moved(problem: Problem) -> Problem | None:
     """The problem with pictures of the same objects in other cells; None where nothing can be moved.
 
-    Another answer to the question is preferred among the moves that change as many cells. The scene of the result stays that
-    of the question; `meta["shown_scene"]` is that of the pictures.
+    Another answer to the question is preferred among the moves that change as many cells. The scene of the result
+    stays that of the question; `meta["shown_scene"]` is that of the pictures.
     """
     question, family = question_of(problem), family_of(problem.meta["family"])
     scenes = list(family.moves(problem.meta["scene"]))

@@ -55,7 +55,7 @@ class Relations(Family):
         return Question(template=template, text=text, about=about, choices=choices, target=pick(rng, choices))
 
     def scene(self, question: Question, rng: np.random.Generator) -> Scene:
-        """Place what is asked so that the answer is the target, then fill the other cells with other objects."""
+        """Place what is asked so that the answer is the target; the other cells hold other objects."""
         about, target = question.about, question.target
         cells: list[str | None] = [None] * 4
         if question.template == "where":
@@ -66,7 +66,7 @@ class Relations(Family):
             a, b = fitting[int(rng.integers(len(fitting)))]
             cells[a], cells[b] = about["object"], about["other"]
         else:
-            spots = [(a, b) for a in range(4) if (b := _neighbour(a, about["direction"])) is not None]
+            spots = [(a, b) for a in range(4) for b in range(4) if _neighbour(a, about["direction"]) == b]
             a, b = spots[int(rng.integers(len(spots)))]
             cells[a] = about["object"]
             cells[b] = pick(rng, [o for o in OBJECTS if target in o.split() and o != about["object"]])
@@ -89,7 +89,7 @@ class Relations(Family):
         )
 
     def solve(self, scene: Scene, question: Question) -> str | None:
-        """The answer; None when an object is missing or not unique, or nothing stands where it is asked for."""
+        """The answer; None when an object is missing or not unique, or nothing stands at the asked place."""
         cells, about = all_cells(scene), question.about
         first, second = about["object"], about.get("other")
         if cells.count(first) != 1 or (second is not None and cells.count(second) != 1):
@@ -116,8 +116,7 @@ class Relations(Family):
         if question.template == "is_beside":
             steps.append(f"The {about['other']} is {PLACES[cells.index(about['other'])]}.")
         elif question.template != "where":
-            beside = _neighbour(place, about["direction"])
-            assert beside is not None, "a scene of this question has a cell there"
+            beside = next(b for b in range(4) if _neighbour(place, about["direction"]) == b)
             steps.append(f"The {cells[beside]} is {PLACES[beside]}.")
         return " ".join([*steps, f"So {self.solve(scene, question)}."])
 
