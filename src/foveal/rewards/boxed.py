@@ -1,0 +1,58 @@
+r"""Finds where a completion states its answer: the last `\boxed{}`, or a closing statement."""
+
+import re
+
+_TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_STATEMENT = re.compile(
+    r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*(.+)",
+    re.IGNORECASE,
+)
+
+
+def last_boxed(text: str) -> str | None:
+    r"""The content of the last `\boxed{...}` whose braces balance; None when there is none.
+
+    Of nested boxes the innermost counts; `\{` and `\}` do not; white space before the brace is allowed, as
+    in LaTeX. One pass over the text, so that a completion of unclosed boxes cannot stall the caller.
+
+    >>> last_boxed(r"first \boxed{1}, then \boxed{\frac{1}{2}}")
+    '\\frac{1}{2}'
+    """
+    if "\\boxed" not in text:
+        return None
+    opened: list[tuple[int, bool]] = []
+    best: tuple[int, int] | None = None
+    for match in _TOKEN.finditer(text):
+        token = match[0]
+        if token == "}":
+            if opened:
+                start, is_box = opened.pop()
+                if is_box and (best is None or start > best[0]):
+                    best = (start, match.start())
+        elif token[-1] == "{" and token != "\\{":
+            opened.append((match.end(), token != "{"))
+    return None if best is None else text[best[0] : best[1]].strip()
+
+
+def gold_text(answer: str) -> str:
+    r"""A data set's answer without the `\boxed{}` and dollar signs that some sets store it in.
+
+    >>> gold_text(r"$\boxed{21}$")
+    '21'
+    """
+    boxed = last_boxed(answer)
+    return (answer if boxed is None else boxed).strip().strip("$").strip()
+
+
+def statement(text: str) -> str:
+    """What the last line says after the reasoning: "The answer is (B)." gives "(B)", and "B" gives "B".
+
+    >>> statement("<think>A or B?</think> So the answer is **B**.")
+    'B'
+    """
+    lines = text.rpartition("</think>")[2].strip().splitlines()
+    if not lines:
+        return ""
+    line = lines[-1].strip(" *.")
+    match = _STATEMENT.fullmatch(line)
+    return match[1].strip(" *.") if match else line

@@ -1,0 +1,167 @@
+"""A few grading workers, replaced when a limit ends them. Results come back in order."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe, wait
+
+from foveal.rewards.tasks import Outcome, Task
+from foveal.spec import FovealError
+
+_START = (
+    "import json, sys; fd, cpu, wall, sys.path[:] = json.loads(sys.argv[1]); "
+    "from foveal.rewards.worker import main; main(fd, cpu_limit_s=cpu, wall_limit_s=wall)"
+)
+_LIMIT_SIGNALS = (-signal.SIGPROF, -signal.SIGALRM)
+
+
+class GradingError(FovealError):
+    """A reward that cannot be graded in workers at all."""
+
+
+@dataclass(kw_only=True)
+class _Job:
+    index: int
+    deadline: float
+    attempts: int
+
+
+class _Worker:
+    """One process and the parent's end of its pipe."""
+
+    def __init__(self, *, cpu_limit_s: float, wall_limit_s: float) -> None:
+        self.connection, theirs = Pipe(duplex=True)
+        # A plain interpreter rather than multiprocessing's spawn, which would run the user's main script
+        # again. A session of its own, so that Ctrl-C reaches the parent alone; the closed pipe ends the
+        # worker.
+        settings = json.dumps(
+            [theirs.fileno(), cpu_limit_s, wall_limit_s, [path or os.getcwd() for path in sys.path]]
+        )
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", _START, settings],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # a reward that prints does not mix with the program's own output
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        try:
+            self.connection.recv()
+        except EOFError:
+            self.stop()
+            raise GradingError(
+                f"a grading worker could not start (exit status {self.process.returncode}; its message is "
+                f"above); check that {sys.executable} can import foveal"
+            ) from None
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> int:
+        """End the process; its exit status."""
+        self.connection.close()
+        self.process.kill()
+        return self.process.wait()
+
+
+class Pool:
+    """Runs tasks in up to `workers` processes, started when they are first needed.
+
+    A task that passes `cpu_limit_s` (CPU seconds, user and system) or `wall_limit_s` is given up and its
+    worker replaced. A worker that dies otherwise gets its task one more try.
+    """
+
+    def __init__(self, *, workers: int, cpu_limit_s: float, wall_limit_s: float) -> None:
+        """Nothing is started yet."""
+        self.workers, self.cpu_limit_s, self.wall_limit_s = workers, cpu_limit_s, wall_limit_s
+        self._idle: list[_Worker] = []
+
+    def run(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """The outcome of each task, in order.
+
+        Raises: GradingError, when a task cannot be sent or loaded.
+        """
+        outcomes: list[Outcome | None] = [None] * len(tasks)
+        waiting = deque((index, 1) for index in range(len(tasks)))
+        busy: dict[Connection, tuple[_Worker, _Job]] = {}
+        try:
+            while waiting or busy:
+                while waiting and len(busy) < self.workers:
+                    index, attempts = waiting.popleft()
+                    worker = self._take()
+                    job = _Job(
+                        index=index, deadline=time.monotonic() + self.wall_limit_s + 5.0, attempts=attempts
+                    )
+                    busy[worker.connection] = (worker, job)
+                    _send(worker, tasks[index])
+                patience = min(job.deadline for _, job in busy.values()) - time.monotonic()
+                ready = wait(list(busy), timeout=max(0.0, patience))
+                now = time.monotonic()
+                for connection, (worker, job) in list(busy.items()):
+                    late = now > job.deadline
+                    if connection not in ready and not late:
+                        continue
+                    outcome = self._receive(worker, late=connection not in ready)
+                    if outcome is None and job.attempts == 1:
+                        waiting.appendleft((job.index, 2))
+                    else:
+                        outcomes[job.index] = outcome or Outcome(
+                            kind="failure", message="the worker died, twice"
+                        )
+                    del busy[connection]
+        except BaseException:
+            for worker, _ in busy.values():
+                worker.stop()
+            raise
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _take(self) -> _Worker:
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            worker.stop()
+        return _Worker(cpu_limit_s=self.cpu_limit_s, wall_limit_s=self.wall_limit_s)
+
+    def _receive(self, worker: _Worker, *, late: bool) -> Outcome | None:
+        """The outcome of a worker's task; None when the worker died for no reason of a limit."""
+        timeout = Outcome(kind="timeout")
+        if late:
+            worker.stop()
+            return timeout
+        try:
+            reply = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            worker.connection.close()
+            return timeout if worker.process.wait() in _LIMIT_SIGNALS else None
+        if not isinstance(reply, Outcome):
+            raise GradingError(f"a reward cannot be loaded in a grading worker: {reply}")
+        self._idle.append(worker)
+        return reply
+
+    def close(self) -> None:
+        """End all workers."""
+        while self._idle:
+            self._idle.pop().stop()
+
+
+def _send(worker: _Worker, task: Task) -> None:
+    try:
+        message = pickle.dumps(task)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise GradingError(
+            f"{task.target}: a problem cannot be sent to a grading worker: {error}; "
+            "keep only plain data in `Problem.meta`"
+        ) from error
+    try:
+        worker.connection.send_bytes(message)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # the worker died while idle: the closed pipe is seen when the answer is read
