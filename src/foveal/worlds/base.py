@@ -57,7 +57,7 @@ class WorldSettings(Config):
     """A picture's h is drawn from U(noise_low, 1) * noise; 1 gives every picture the same level."""
 
     grade: Grade | Mapping[Grade, float] = "high"
-    """Vision dependency: "high" (facts only in the picture), "medium", "low" (all in the text), or weights."""
+    """Vision dependency: "high" (facts only in the picture), "medium", "low" (all in the text), or shares."""
 
     shortcut: float = Field(default=0.0, ge=0.0, le=1.0)
     """Strength s: a "biased" word stands for the answer with probability s, else it is drawn at random."""
@@ -89,8 +89,8 @@ class WorldSettings(Config):
 class Question:
     """A question without its scene. `about` holds what its words name; `choices` the answers of its template.
 
-    `target` is the answer that the scene is drawn for, uniform over `choices` and independent of the words, so
-    that the words alone say nothing about it; None when the scene is drawn freely.
+    `target` is the answer that the scene is drawn for, uniform over `choices` and independent of the words,
+    so that the words alone say nothing about it; None when the scene is drawn freely.
     """
 
     template: str
@@ -105,8 +105,9 @@ class Reading:
     """What a chain of thought says, as its family understands it.
 
     `stated` is the scene as described (None when nothing readable was stated); `attributes` counts, for each
-    attribute, (right, stated) against the true scene; `arithmetic` is False when a tally or a calculation that was
-    written down is wrong given what was stated; `conclusion` is the last answer before the box, None without one.
+    attribute, (right, stated) against the true scene; `arithmetic` is False when a tally or a calculation
+    that was written down is wrong given what was stated; `conclusion` is the last answer before the box, None
+    without one.
     """
 
     stated: Scene | None
@@ -116,7 +117,7 @@ class Reading:
 
 
 class Family(ABC):
-    """A kind of problem. Instances may differ in how scenes are drawn, never in how they are solved or read."""
+    """A kind of problem. Instances may differ in how scenes are drawn, never in how they are solved."""
 
     name: ClassVar[str]
 

@@ -1,7 +1,8 @@
 """Scenes of coloured shapes in cells: how they are named, listed, drawn at random, and read back from text.
 
-A scene is `{"grid": [rows, columns], "pictures": [[cell, ...], ...]}`; a cell is "red circle" or "none", in raster
-order. Cells are named A, B, C, ... over all pictures, so that a listing needs no other address: "A red circle B none".
+A scene is `{"grid": [rows, columns], "pictures": [[cell, ...], ...]}`; a cell is "red circle" or "none", in
+raster order. Cells are named A, B, C, ... over all pictures, so that a listing needs no other address: "A red
+circle B none".
 """
 
 import re
@@ -53,8 +54,8 @@ def draw_cells(
 ) -> list[str]:
     """Independent cells, given that exactly `matching` of them match (None: no condition).
 
-    Cells are independent, so placing the matching ones at random and drawing each cell from its own side of the
-    condition gives the same distribution as drawing whole scenes until the number is right.
+    Cells are independent, so placing the matching ones at random and drawing each cell from its own side of
+    the condition gives the same distribution as drawing whole scenes until the number is right.
     """
     fitting = [o for o in OBJECTS if matches(o, colour=colour, shape=shape)]
     other = [o for o in OBJECTS if o not in fitting]
@@ -141,8 +142,8 @@ def stated_cells(thinking: str, count: int) -> list[str | None]:
 def cell_attributes(stated: Sequence[str | None], truth: Sequence[str]) -> dict[str, tuple[int, int]]:
     """(right, stated) for colour, shape and position.
 
-    Colour and shape count the objects that were stated, against what stands in that cell. Position counts the stated
-    objects that are in the scene at all, and is right for those that stand where they were stated.
+    Colour and shape count the objects that were stated, against what stands in that cell. Position counts the
+    stated objects that are in the scene at all, and is right for those that stand where they were stated.
     """
     named = [(i, cell) for i, cell in enumerate(stated) if cell is not None and cell != NONE]
     pairs = [(cell.split(), truth[i].split()) for i, cell in named]

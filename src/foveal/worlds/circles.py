@@ -1,7 +1,8 @@
-"""Circles with a chord: radius, chord, and distance of the chord from the centre O; two are given, one is asked.
+"""Circles with a chord: radius, chord, and its distance from the centre; two are given, one is asked.
 
-A scene is `{"chord": ..., "radius": ..., "distance": ..., "turn": ..., "side": ...}`: the three labels ("x" is asked), the
-direction of the chord from O in steps of 45 degrees, and on which side the radius is drawn.
+A scene is `{"chord": ..., "radius": ..., "distance": ..., "turn": ..., "side": ...}`: the three labels ("x"
+is asked), the direction of the chord from the centre in steps of 45 degrees, and on which side the radius is
+drawn.
 """
 
 import math
@@ -49,7 +50,10 @@ class Circles(Family):
         template = pick(rng, PARTS)
         choices = tuple(str(n) for n in sorted({circle[template] for circle in CIRCLES}))
         return Question(
-            template=template, text="O is the centre. Find x.", choices=choices, target=pick(rng, choices)
+            template=template,
+            text="The dot is the centre. Find x.",
+            choices=choices,
+            target=pick(rng, choices),
         )
 
     def scene(self, question: Question, rng: np.random.Generator) -> Scene:
@@ -87,7 +91,9 @@ class Circles(Family):
         drawing.circle((float(ox), float(oy)), radius)
         drawing.line(at(far, -half), at(far, half), ink=PART_INKS["chord"])
         drawing.line(at(0, 0), at(far, 0), ink=PART_INKS["distance"])
-        drawing.line(at(far - 6, 0), at(far - 6, 6), at(far, 6), ink=PART_INKS["distance"])
+        # The mark of the right angle keeps away from the label that is nearer.
+        mark = -6 if far > 0.7 * radius else 6
+        drawing.line(at(far - 6, 0), at(far - 6, mark), at(far, mark), ink=PART_INKS["distance"])
         slant = math.radians(35)
         tip = (-radius * math.cos(slant), radius * math.sin(slant))
         drawing.line(at(0, 0), at(*tip), ink=PART_INKS["radius"])

@@ -35,13 +35,14 @@ def cell_facts(scene: Scene, *, grade: Grade) -> str:
 class Counting(Family):
     """How many {colour} {shape}s, {colour} objects, or {shape}s are there?
 
-    `balanced`: the answer is uniform over the choices of the template; else every cell is drawn freely, so that the
-    question says nothing about any cell either.
+    `balanced`: the answer is uniform over the choices of the template; else every cell is drawn freely, so
+    that the question says nothing about any cell either.
     """
 
     name = "counting"
 
     def __init__(self, *, grid: tuple[int, int] = (2, 2), cell_px: int = 56, balanced: bool = True) -> None:
+        """Pictures of `grid` (rows, columns) cells of `cell_px` pixels a side."""
         self.grid = grid
         self.cell_px = cell_px
         self.balanced = balanced

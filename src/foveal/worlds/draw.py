@@ -64,7 +64,7 @@ def shape_coverage(shape: str, x: Pixels, y: Pixels, radius: float) -> Pixels:
 
 
 def _star_distance(x: Pixels, y: Pixels, radius: float) -> NDArray[np.floating[Any]]:
-    """Signed distance to the edge in the tenth of the star that a pixel lies in, where the edge is one line."""
+    """Signed distance to the edge of the star; in each tenth of it the edge is one line."""
     sector = math.pi / 5
     angle = np.abs((np.arctan2(x, -y) + sector) % (2 * sector) - sector)
     length = np.hypot(x, y)
@@ -116,7 +116,7 @@ def draw_cells_picture(
 
 
 class Drawing:
-    """A line drawing with labels on a plain background, in pixels of the finished picture; anti-aliased by supersampling."""
+    """A line drawing with labels, in pixels of the finished picture; anti-aliased by supersampling."""
 
     def __init__(self, width: int, height: int, *, noise: float, rng: np.random.Generator) -> None:
         """An empty drawing whose inks vary with the noise level."""
@@ -171,7 +171,5 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 @lru_cache(maxsize=256)
 def label_size(text: str) -> Point:
     """Width and height of a label, px."""
-    left, top, right, bottom = (
-        _font(LABEL_PX * SUPERSAMPLE).getbbox(text, anchor="mm") if text else (0, 0, 0, 0)
-    )
+    left, top, right, bottom = _font(LABEL_PX * SUPERSAMPLE).getbbox(text, anchor="mm")
     return ((right - left) / SUPERSAMPLE, (bottom - top) / SUPERSAMPLE)

@@ -10,7 +10,7 @@ UNKNOWN = "x"
 TRIPLES = ((3, 4, 5), (6, 8, 10), (5, 12, 13), (9, 12, 15), (8, 15, 17))
 """Pythagorean triples with small numbers."""
 
-LENGTH = rf"(\d+|{UNKNOWN})"
+LENGTH = rf"(\d{{1,6}}|{UNKNOWN})\b"
 _EQUATION = re.compile(r"(\d+)\s*([-+*/])\s*(\d+)\s*=\s*(\d+)")
 
 
@@ -27,7 +27,7 @@ def equation(left: int, sign: str, right: int) -> str:
 
 
 def equations_follow(thinking: str, expected: str | None) -> bool:
-    """Whether each equation of the text is the expected one, sums in either order; no equation is no mistake."""
+    """Whether each equation of the text is the expected one, sums in either order; none is no mistake."""
     found = _EQUATION.findall(thinking)
     if not found:
         return True

@@ -16,8 +16,8 @@ Kind = Literal["correct", "perception", "reasoning", "calculation", "inconsisten
 class Verdict:
     """The kind of a completion, and for each attribute it names (right, stated).
 
-    `boxed` is the answer in the last box, None without one; `follows` whether it equals the conclusion of the chain of
-    thought, None without a conclusion.
+    `boxed` is the answer in the last box, None without one; `follows` whether it equals the conclusion of the
+    chain of thought, None without a conclusion.
     """
 
     kind: Kind
@@ -30,12 +30,15 @@ def judge(problem: Problem, text: str) -> Verdict:
     """Classify any completion text. The first rule that applies decides:
 
     1. format: no `\\boxed{...}` with something in it.
-    2. correct: the last box equals the gold answer (case, spaces and leading zeros aside), whatever else is said.
+    2. correct: the last box equals the gold answer (case, spaces and leading zeros aside), whatever else is
+       said.
     3. inconsistency: the chain of thought comes to a conclusion ("So ..."), and the box differs from it.
     4. format: nothing readable is stated about the picture, so that the mistake cannot be placed.
-    5. perception: the question, solved on the scene as stated, has another answer than gold, or none. What was not stated
-       counts as empty. A wrong fact that does not change the answer is no perception error, but counts in `attributes`.
-    6. calculation: the facts give gold, and a tally or an equation that is written down does not follow from them.
+    5. perception: the question, solved on the scene as stated, has another answer than gold, or none. What
+       was not stated counts as empty. A wrong fact that does not change the answer is no perception error,
+       but counts in `attributes`.
+    6. calculation: the facts give gold, and a tally or an equation that is written down does not follow from
+       them.
     7. reasoning: facts and arithmetic are right, the conclusion is not.
 
     `attributes` are counted against the scene of the question, also when other pictures were shown.
@@ -68,7 +71,7 @@ def _mistake(problem: Problem, question: Question, reading: Reading) -> Kind:
 
 
 def boxed_answer(text: str) -> str | None:
-    """What stands in the last box, braces inside it included; None without a closed box, or when it is empty."""
+    """What stands in the last box, braces inside included; None without a closed box that holds something."""
     start = text.rfind("\\boxed")
     if start < 0:
         return None

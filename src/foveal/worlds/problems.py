@@ -206,8 +206,8 @@ def with_other_picture(problem: Problem, donors: Sequence[Problem]) -> Problem:
     """The problem with the pictures of a donor with another answer, to its own question and to this one.
 
     The donor has the same family, as many pictures, of the same sizes. One whose scene answers this question
-    (otherwise) is preferred to one whose scene has no answer to it. The scene of the result stays that of the question;
-    `meta["shown_scene"]` is that of the pictures. Raises: WorldError when no donor fits.
+    (otherwise) is preferred to one whose scene has no answer to it. The scene of the result stays that of the
+    question; `meta["shown_scene"]` is that of the pictures. Raises: WorldError when no donor fits.
     """
     question, family = question_of(problem), family_of(problem.meta["family"])
     start = int(generator("donor", problem.id).integers(max(len(donors), 1)))
@@ -226,7 +226,7 @@ def with_other_picture(problem: Problem, donors: Sequence[Problem]) -> Problem:
             spare = spare or donor
     if spare is None:
         raise WorldError(
-            f"none of {len(donors)} donors has pictures with another answer to {problem.id!r}; give more donors"
+            f"none of {len(donors)} donors has pictures with another answer to {problem.id!r}; give more"
         )
     return _shown(problem, spare.images, spare.meta["scene"], donor=spare.id)
 
@@ -234,8 +234,8 @@ def with_other_picture(problem: Problem, donors: Sequence[Problem]) -> Problem:
 def moved(problem: Problem) -> Problem | None:
     """The problem with pictures of the same objects in other cells; None where nothing can be moved.
 
-    Another answer to the question is preferred among the moves that change as many cells. The scene of the result
-    stays that of the question; `meta["shown_scene"]` is that of the pictures.
+    Another answer to the question is preferred among the moves that change as many cells. The scene of the
+    result stays that of the question; `meta["shown_scene"]` is that of the pictures.
     """
     question, family = question_of(problem), family_of(problem.meta["family"])
     scenes = list(family.moves(problem.meta["scene"]))

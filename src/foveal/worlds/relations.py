@@ -33,6 +33,7 @@ class Relations(Family):
     name = "relations"
 
     def __init__(self, *, cell_px: int = 56) -> None:
+        """Pictures of 2 x 2 cells of `cell_px` pixels a side."""
         self.grid = (2, 2)
         self.cell_px = cell_px
 

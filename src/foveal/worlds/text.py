@@ -1,4 +1,4 @@
-"""Text of the worlds for training a tokenizer: every word, number and mark that a question or a chain of thought uses."""
+"""Text for training a tokenizer: all words, numbers and marks of the worlds."""
 
 from collections.abc import Iterator
 from itertools import cycle, islice
@@ -10,10 +10,10 @@ EVERYTHING = WorldSettings(grade={"low": 1.0, "medium": 1.0, "high": 1.0}, short
 
 
 def corpus(n: int, *, seed: int = 0) -> Iterator[str]:
-    """`n` problems of all families in turn, as a question and a chain of thought each: 2 n texts, and one of style words.
+    """Question and chain of thought of `n` problems of all families in turn, then one text of rare words.
 
-    Grades are mixed and every question has a style word. The last text has all style words and all numbers up to 400, so
-    that a small `n` misses none.
+    Grades are mixed and every question has a style word. The last text has all style words and all numbers up
+    to 400, so that a small `n` misses none.
     """
     for index, family in enumerate(islice(cycle(FAMILIES), n)):
         problem = make_problem(

@@ -1,7 +1,8 @@
-"""Right triangles with labels: "find x" from two sides, or from one side of a triangle with angles 30, 60 and 90 degrees.
+"""Right triangles with labels: "find x" from two sides, or from one when the angles are 30, 60, 90 degrees.
 
-A scene is `{"legs": [horizontal, vertical], "hypotenuse": ..., "angle": ..., "corner": ..., "ink": ...}`. Lengths are labels:
-a number, "x" for the asked one, "" for a side without label. `angle` is null, or [degrees, leg at whose end it is marked].
+A scene is `{"legs": [horizontal, vertical], "hypotenuse": ..., "angle": ..., "corner": ..., "ink": ...}`.
+Lengths are labels: a number, "x" for the asked one, "" for a side without label. `angle` is null, or
+[degrees, leg at whose end it is marked].
 """
 
 import math
@@ -38,7 +39,7 @@ TEMPLATES = {
 
 
 class Triangles(Family):
-    """Find x: a leg or the hypotenuse by Pythagoras; the hypotenuse or the short leg of a 30-60-90 triangle."""
+    """Find x: a leg or the hypotenuse by Pythagoras, or from one side of a 30-60-90 triangle."""
 
     name = "triangles"
 
@@ -181,6 +182,8 @@ class Triangles(Family):
 
 def _legs_px(scene: Scene) -> tuple[float, float]:
     """Lengths of the drawn legs, horizontal and vertical, in their true proportion."""
+    width: float
+    height: float
     if scene["angle"] is None:
         known = {n for n in (*scene["legs"], scene["hypotenuse"]) if n != UNKNOWN}
         triple = next(t for t in TRIPLES if known <= {str(n) for n in t})
