@@ -114,6 +114,10 @@ class PackedLayout:
     captured: dict[int, tuple[Tensor, Tensor]] | None = field(default=None)
     """When a dict, the prompts' keys and values of each layer are put there (the sampler's prefill)."""
 
+    def __post_init__(self) -> None:
+        if list(self.completion_prompts) != sorted(self.completion_prompts):
+            raise ValueError(f"completions must be in the order of their prompts, not {self.completion_prompts}")
+
     @property
     def prompt_size(self) -> int:
         """Tokens of all prompts."""
@@ -212,10 +216,10 @@ class Ragged:
         n, longest = self.index.shape
         return x[0][:, self.index.reshape(-1)].view(x.shape[1], n, longest, x.shape[3]).transpose(0, 1)
 
-    def gather_zero(self, x: Tensor) -> Tensor:
-        """As `gather`, zero on padding."""
+    def gather_filled(self, x: Tensor, fill: float) -> Tensor:
+        """As `gather`, `fill` on padding."""
         found = self.gather(x)
-        return found if self.even else found * self.valid[:, None, :, None]
+        return found if self.even else found.masked_fill(~self.valid[:, None, :, None], fill)
 
     def add_to(self, total: Tensor, part: Tensor) -> None:
         """Add [n, heads, longest, d] to `total` [1, heads, S, d] in place; padding is left out."""
@@ -285,13 +289,15 @@ class _SplitAttention(torch.autograd.Function):
             parts.append((layout.completion_rows, layout.completion_rows, True))
             parts += [(rows, keys, False) for rows, keys in layout.buckets]
         for rows, keys, causal in parts:
+            # A padded query has probability e^{qk - inf} = 0 everywhere: with a log-sum-exp that is not its own the
+            # exponential can overflow, and infinity times its zero gradient is not a number.
             found = _flash_backward(
-                rows.gather_zero(grad),
+                rows.gather_filled(grad, 0.0),
                 rows.gather(query),
                 keys.gather(key),
                 keys.gather(value),
                 rows.gather(output),
-                rows.gather(total)[..., 0].contiguous(),
+                rows.gather_filled(total, torch.inf)[..., 0].contiguous(),
                 0.0,
                 causal,
                 scale=scale,

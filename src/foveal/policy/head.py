@@ -57,8 +57,8 @@ class _TokenStats(torch.autograd.Function):
     def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN205
         hidden, weight, bias, targets, entropy, kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
-        grad_bias = torch.zeros_like(bias) if bias is not None else None
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for start in range(0, hidden.shape[0], ctx.step):
             part = slice(start, start + ctx.step)
             log_p = kept
@@ -69,7 +69,8 @@ class _TokenStats(torch.autograd.Function):
             slope.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
             slope = (slope * ctx.scale).to(hidden.dtype)
             grad_hidden[part] = slope @ weight
-            grad_weight += slope.t() @ hidden[part]
+            if grad_weight is not None:
+                grad_weight.addmm_(slope.t(), hidden[part])
             if grad_bias is not None:
                 grad_bias += slope.sum(0)
         return grad_hidden, grad_weight, grad_bias, None, None
