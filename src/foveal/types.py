@@ -5,10 +5,11 @@ K chosen tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
 from torch import Tensor
@@ -108,6 +109,11 @@ class Inputs:
     vision: Mapping[ViewName, VisionInputs]
     nonfinite_count: int = 0
     """Tokens left out of `completion_mask` because their recorded log-probability was not finite."""
+
+    def to(self, device: torch.device) -> "Inputs":
+        """The same on a device; prompts and pictures follow when a forward needs them."""
+        names = ("completion_ids", "completion_mask", "sampled_logprobs", "rewards", "correct")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,263 @@
+"""The command line. Heavy modules are imported by the command that needs them, so `--help` answers at once."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from foveal import __version__
+from foveal.spec import FovealError
+
+EXIT_MISTAKE = 2
+EXIT_STOPPED = 130
+
+EPILOG = """\
+examples:
+  foveal quickstart                                  train GRPO, PAPO and CPPO on this machine and compare them
+  foveal train configs/own_data.toml --model Qwen/Qwen2.5-VL-3B-Instruct --data my_problems.parquet
+  foveal train configs/quickstart_papo.toml objective.kl_prcp_coef=0.02 steps=100
+  foveal train --resume runs/papo                    go on after Ctrl-C, a kill or a full disk
+  foveal evaluate --model runs/papo --data world     accuracy, also with another problem's picture
+  foveal worlds show --out sheet.png                 look at the problems
+
+Any field of a config can be overridden as section.key=value; `foveal config` prints all of them.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; a user's mistake is one message and exit status 2, never a traceback."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return 0
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return int(arguments.run(arguments) or 0)
+    except FovealError as error:
+        print(f"foveal: {error}", file=sys.stderr)
+        return EXIT_STOPPED if type(error).__name__ == "Interrupted" else EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print(
+            "foveal: stopped at once; a run goes on from its last checkpoint with --resume", file=sys.stderr
+        )
+        return EXIT_STOPPED
+    except BrokenPipeError:
+        # The reader of our output went away (`foveal ... | head`): nothing is left to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="foveal",
+        description="Train vision-language models that look before they reason (PAPO, CPPO, GRPO, DAPO).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"foveal {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_quickstart(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_report(commands)
+    _add_worlds(commands)
+    _add_config(commands)
+    return parser
+
+
+_Commands = Any
+
+
+def _add_quickstart(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "quickstart",
+        help="train GRPO, PAPO and CPPO from the shipped checkpoint and compare them",
+        description="Train GRPO, PAPO and CPPO with equal steps and seeds from the tiny checkpoint that ships with the "
+        "package, evaluate all on the same held-out problems, print one table and write report.html.",
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/quickstart"), help="folder (default: runs/quickstart)"
+    )
+    command.add_argument(
+        "--study", choices=("plain", "shortcut"), default="plain", help="which comparison (plain)"
+    )
+    command.add_argument("--seeds", type=int, default=2, help="runs of each method (2)")
+    command.add_argument("--steps", type=int, help="training steps of each run (default: the config's)")
+    command.add_argument("--problems", type=int, default=1000, help="held-out problems (1000)")
+    command.add_argument("--jobs", type=int, help="runs at the same time (default: one a core)")
+    command.set_defaults(run=_quickstart)
+
+
+def _add_train(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "train",
+        help="train a model from a config, or go on with a run",
+        description="Train from a TOML config; every field can be overridden as section.key=value. "
+        "Without a config: PAPO with the papers' rewards on --data.",
+    )
+    command.add_argument("config", nargs="?", help="TOML file (see configs/), or the first override")
+    command.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="such as optimizer.lr=1e-6"
+    )
+    command.add_argument("--model", help="Hugging Face folder or hub id, or 'tiny', the shipped checkpoint")
+    command.add_argument("--data", help="parquet, JSONL, image folder, hub id, or 'world'")
+    command.add_argument("--out", type=Path, help="run folder (default: runs/NAME, by config and objective)")
+    command.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run folder")
+    command.set_defaults(run=_train)
+
+
+def _add_evaluate(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "evaluate",
+        help="accuracy of a model, with intervals, also with another problem's picture",
+        description="Evaluate a model folder or a run folder on any data: greedy or avg@k with bootstrap intervals, "
+        "accuracy with another problem's picture, and on worlds the kinds of error.",
+    )
+    command.add_argument(
+        "config", nargs="?", help="TOML file with [data], [[rewards]], [sampling] (optional)"
+    )
+    command.add_argument("overrides", nargs="*", metavar="section.key=value")
+    command.add_argument("--model", required=True, help="model folder, hub id, run folder, or 'tiny'")
+    command.add_argument("--data", help="parquet, JSONL, image folder, hub id, or 'world'")
+    command.add_argument(
+        "--samples", type=int, default=0, help="completions a problem (avg@k); 0: one greedy (0)"
+    )
+    command.add_argument("--problems", type=int, default=1000, help="at most so many problems (1000)")
+    command.add_argument("--out", type=Path, help="write NAME.json and NAME.jsonl here")
+    command.add_argument(
+        "--against", type=Path, help="an earlier evaluation of the same problems: paired difference"
+    )
+    command.set_defaults(run=_evaluate)
+
+
+def _add_report(commands: _Commands) -> None:
+    command = commands.add_parser("report", help="write report.html of a run folder or a quickstart folder")
+    command.add_argument("folder", type=Path)
+    command.set_defaults(run=_report)
+
+
+def _add_worlds(commands: _Commands) -> None:
+    command = commands.add_parser(
+        "worlds", help="look at the procedural problems; remake the tiny checkpoint"
+    )
+    parts = command.add_subparsers(dest="part", metavar="show|coldstart", required=True)
+    show = parts.add_parser("show", help="write a contact sheet of problems")
+    show.add_argument("--out", type=Path, default=Path("worlds.png"))
+    show.add_argument("--families", nargs="*", help="default: all")
+    show.add_argument("--n", type=int, default=4, help="problems of each family (4)")
+    show.add_argument("--seed", type=int, default=0)
+    show.add_argument("--split", choices=("train", "heldout"), default="heldout")
+    show.add_argument("--noise", type=float, default=1.0, help="noise on the pictures (1.0)")
+    show.add_argument("--grade", choices=("low", "medium", "high"), default="high")
+    show.add_argument("--shortcut", type=float, default=0.0, help="strength of the shortcut word, 0 to 1 (0)")
+    show.set_defaults(run=_worlds_show)
+    cold = parts.add_parser("coldstart", help="train the tiny checkpoint from random weights")
+    cold.add_argument("--out", type=Path, required=True, help="model folder to write")
+    cold.add_argument("--seed", type=int, default=0)
+    cold.add_argument("--text-prior", action="store_true", help="the variant of the shortcut study")
+    cold.set_defaults(run=_worlds_coldstart)
+
+
+def _add_config(commands: _Commands) -> None:
+    command = commands.add_parser("config", help="print the resolved config, every field with its value")
+    command.add_argument("config", nargs="?", help="TOML file")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value")
+    command.set_defaults(run=_config)
+
+
+def _quickstart(arguments: argparse.Namespace) -> int:
+    from foveal.quickstart import run
+
+    return run(
+        out=arguments.out,
+        study=arguments.study,
+        seeds=arguments.seeds,
+        steps=arguments.steps,
+        problems=arguments.problems,
+        jobs=arguments.jobs,
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from foveal import console
+
+    return console.train(
+        _source(arguments),
+        overrides=_overrides(arguments),
+        model=arguments.model,
+        data=arguments.data,
+        out=arguments.out,
+        resume=arguments.resume,
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from foveal import console
+
+    return console.evaluate(
+        _source(arguments),
+        overrides=_overrides(arguments),
+        model=arguments.model,
+        data=arguments.data,
+        samples=arguments.samples,
+        problems=arguments.problems,
+        out=arguments.out,
+        against=arguments.against,
+    )
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from foveal import console
+
+    return console.report(arguments.folder)
+
+
+def _worlds_show(arguments: argparse.Namespace) -> int:
+    from foveal import console
+
+    return console.worlds_show(
+        out=arguments.out,
+        families=arguments.families,
+        n=arguments.n,
+        seed=arguments.seed,
+        split=arguments.split,
+        noise=arguments.noise,
+        grade=arguments.grade,
+        shortcut=arguments.shortcut,
+    )
+
+
+def _worlds_coldstart(arguments: argparse.Namespace) -> int:
+    from foveal import console
+
+    return console.worlds_coldstart(out=arguments.out, seed=arguments.seed, text_prior=arguments.text_prior)
+
+
+def _config(arguments: argparse.Namespace) -> int:
+    from foveal.config import dump, load
+
+    source = _source(arguments)
+    print(dump(load(source, overrides=_overrides(arguments), data=None if source else "world")), end="")
+    return 0
+
+
+def _source(arguments: argparse.Namespace) -> Path | None:
+    """The config file; a first word with "=" is an override."""
+    from foveal.config import shipped
+
+    if arguments.config is None or "=" in arguments.config:
+        return None
+    return shipped(arguments.config)
+
+
+def _overrides(arguments: argparse.Namespace) -> list[str]:
+    first = [arguments.config] if arguments.config is not None and "=" in arguments.config else []
+    return [*first, *arguments.overrides]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

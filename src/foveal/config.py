@@ -1,0 +1,325 @@
+"""The configuration of a run: TOML and overrides to a frozen, checked `RunConfig`."""
+
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+
+from foveal import data, objectives, perturbations, rewards
+from foveal.spec import Config, ConfigError, build_component, explain
+from foveal.types import CLEAN, Objective, Perturbation, Reward, Sampling, ViewName
+
+SCHEMA_VERSION = 1
+"""Version of the run folder's layout and of the lines in it."""
+
+WORLD = "world"
+"""Data type of the procedural problems."""
+
+TINY_MODEL = "tiny"
+"""Model path that stands for the checkpoint that ships with the package."""
+
+
+def _data(value: object) -> object:
+    return build_component(value, data.REGISTRY, kind="data")
+
+
+def _objective(value: object) -> object:
+    return build_component(value, objectives.REGISTRY, kind="objective")
+
+
+def _perturbation(value: object) -> object:
+    return build_component(value, perturbations.REGISTRY, kind="perturbation")
+
+
+def _reward(value: object) -> object:
+    return build_component(value, rewards.REGISTRY, kind="reward")
+
+
+DataField = Annotated[SerializeAsAny[data.DataConfig], BeforeValidator(_data)]
+ObjectiveField = Annotated[SerializeAsAny[Objective], BeforeValidator(_objective)]
+PerturbationField = Annotated[SerializeAsAny[Perturbation], BeforeValidator(_perturbation)]
+RewardField = Annotated[SerializeAsAny[Reward], BeforeValidator(_reward)]
+
+
+class ModelConfig(Config):
+    """Which model is trained, and how it is run."""
+
+    path: str = TINY_MODEL
+    """Hugging Face folder or hub id; "tiny" is the checkpoint that ships with the package."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights. Pure bfloat16 weights hardly move at the papers' learning rate."""
+    attention: Literal["auto", "split", "dense"] = "auto"
+    """How the packed row attends; "auto" takes split on a CPU and dense elsewhere."""
+    device: str = "auto"
+    """Torch device; "auto" takes the first accelerator, else the CPU."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward: less memory, about a third more time."""
+
+
+class SamplingConfig(Config):
+    """How completions are drawn."""
+
+    group_size: int = Field(8, ge=1, le=1024)
+    """Completions a problem; at least 2, since an advantage compares a completion with its group."""
+    prompts_per_step: int = Field(12, ge=1)
+    """Problems a step, after dynamic sampling."""
+    max_new_tokens: int = Field(256, ge=1)
+    """Longest completion, tokens."""
+    max_prompt_tokens: int = Field(4096, ge=1)
+    """Longest prompt, tokens, visual ones counted (PAPO: 4096)."""
+    temperature: float = Field(1.0, gt=0, le=10)
+    top_p: float = Field(1.0, gt=0, le=1)
+    """Nucleus share (PAPO: 0.99). Log-probabilities are those of the untruncated policy."""
+    max_refills: int = Field(20, ge=1)
+    """Rounds of sampling a step while the objective drops groups (DAPO, PAPO-D: 20)."""
+
+    def sampling(self) -> Sampling:
+        """The engine's form."""
+        return Sampling(
+            group_size=self.group_size,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+        )
+
+
+class OptimizerConfig(Config):
+    """AdamW and how a step's batch is cut."""
+
+    lr: float = Field(1e-6, ge=0)
+    """Learning rate (PAPO, CPPO: 1e-6 for 3B and 7B)."""
+    warmup_steps: int = Field(10, ge=0)
+    """Steps of linear warm-up: a fresh Adam without it throws a trained policy off."""
+    weight_decay: float = Field(0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this L2 norm."""
+    mini_batches: int = Field(1, ge=1)
+    """Updates a step; the step's groups are dealt out over them."""
+    micro_batch_tokens: int = Field(16384, ge=1)
+    """Tokens of one packed forward, visual ones counted: memory follows this number, results do not."""
+    old_logprobs: Literal["auto", "sampled", "scored"] = "auto"
+    """Where the old policy's log-probabilities come from; "auto" takes the sampler's own where it is exact."""
+
+
+class ValidationConfig(Config):
+    """Evaluation between steps."""
+
+    data: DataField
+    every: int = Field(25, ge=1)
+    """Steps between two validations."""
+    problems: int = Field(256, ge=1)
+    """The first so many problems of the data."""
+    samples: int = Field(0, ge=0)
+    """Completions a problem (avg@k); 0 is one greedy completion."""
+    other_picture: bool = False
+    """Also with another problem's picture."""
+
+
+class CheckpointConfig(Config):
+    """When the state is saved."""
+
+    every: int = Field(25, ge=1)
+    """Steps between two checkpoints."""
+    keep: int = Field(1, ge=1)
+    """Newest checkpoints kept, beside the best one."""
+
+
+class GradingConfig(Config):
+    """Worker processes for rewards."""
+
+    workers: int = Field(1, ge=1)
+    cpu_limit_s: float = Field(5.0, gt=0)
+    """CPU seconds for one completion and reward, so that a loaded machine grades the same."""
+
+
+class RecordConfig(Config):
+    """What completions.jsonl holds."""
+
+    groups: int = Field(4, ge=0)
+    """Groups a step whose completions are written."""
+    token_groups: int = Field(1, ge=0)
+    """Groups of these that also get the per-token values of the terms, and their pictures."""
+
+
+class RunConfig(Config):
+    """One training run. Every field can be set in TOML or overridden as `section.key=value`."""
+
+    seed: int = 0
+    steps: int = Field(200, ge=1)
+    threads: int = Field(0, ge=0)
+    """CPU threads; 0 chooses by a short measurement at start, recorded in the run folder."""
+    model: ModelConfig = ModelConfig()
+    data: DataField
+    sampling: SamplingConfig = SamplingConfig()
+    objective: ObjectiveField
+    perturbations: dict[ViewName, PerturbationField] = {}
+    rewards: tuple[RewardField, ...]
+    optimizer: OptimizerConfig = OptimizerConfig()
+    validation: ValidationConfig | None = None
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    grading: GradingConfig = GradingConfig()
+    record: RecordConfig = RecordConfig()
+
+    @model_validator(mode="after")
+    def _cross_check(self) -> "RunConfig":
+        needed = [view for view in self.objective.views if view != CLEAN]
+        for view in needed:
+            if view not in self.perturbations:
+                have = ", ".join(repr(v) for v in self.perturbations) or "nothing"
+                raise ConfigError(
+                    f'{self.objective.type} needs a "{view}" view, but [perturbations] has {have}; '
+                    f'add [perturbations.{view}] with type = "patch_mask" or another perturbation'
+                )
+        if self.sampling.group_size < 2:
+            raise ConfigError(
+                f"sampling.group_size is {self.sampling.group_size}: a group of one has nothing to be compared with, so "
+                f"every advantage is 0; expected at least 2; change [sampling] group_size"
+            )
+        if not self.rewards:
+            raise ConfigError('no rewards; expected at least one [[rewards]] table, such as type = "boxed"')
+        if self.optimizer.mini_batches > self.sampling.prompts_per_step:
+            raise ConfigError(
+                f"optimizer.mini_batches is {self.optimizer.mini_batches} but a step has only "
+                f"{self.sampling.prompts_per_step} groups; lower it or raise sampling.prompts_per_step"
+            )
+        return self
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "objective": {"type": "papo"},
+    "perturbations": {"removed": {"type": "patch_mask"}},
+    "rewards": [{"type": "boxed", "weight": 0.9}, {"type": "format", "weight": 0.1}],
+}
+"""What a run without a config file does: PAPO with the papers' rewards on the data that is named."""
+
+
+def load(
+    source: Path | Mapping[str, Any] | None,
+    *,
+    overrides: Sequence[str] = (),
+    model: str | None = None,
+    data: str | None = None,
+) -> RunConfig:
+    """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check everything.
+
+    `data` is a path, a hub id, or "world". It replaces a table of another type; columns and the like stay.
+
+    Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
+    """
+    table = read_table(source)
+    if model is not None:
+        table["model"] = {**table.get("model", {}), "path": model}
+    if data is not None:
+        table["data"] = _named_data(table.get("data", {}), data)
+    for override in overrides:
+        apply_override(table, override)
+    if source is None:
+        table = {**DEFAULTS, **table}
+    where = str(source) if isinstance(source, Path) else "config"
+    if "data" not in table:
+        raise ConfigError(f"{where}: no data; add a [data] table or pass --data FILE_OR_HUB_ID")
+    try:
+        return RunConfig.model_validate(table)
+    except ValidationError as error:
+        raise ConfigError(explain(error, RunConfig, where=where)) from error
+
+
+def shipped(name: str) -> Path:
+    """The path of a config: a file as it is, or the name of one that ships with the package."""
+    own = Path(str(resources.files("foveal") / "configs" / f"{name}.toml"))
+    return own if own.is_file() and not Path(name).is_file() else Path(name)
+
+
+def read_table(source: Path | Mapping[str, Any] | None) -> dict[str, Any]:
+    """The tables of a TOML file; its folder becomes a place for plug-in modules.
+
+    A key `extends = "other.toml"` starts from that file, relative to this one; tables are merged, other values replaced.
+    """
+    if source is None:
+        return {}
+    if not isinstance(source, Path):
+        return _copy(source)
+    if not source.is_file():
+        near = sorted(str(p) for p in source.parent.glob("*.toml")) if source.parent.is_dir() else []
+        hint = f"; found {', '.join(near[:5])}" if near else ""
+        raise ConfigError(f"no such config file: {source}{hint}")
+    try:
+        table = tomllib.loads(source.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{source} is not valid TOML: {error}") from error
+    folder = str(source.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    base = table.pop("extends", None)
+    if base is None:
+        return table
+    if not isinstance(base, str) or (source.parent / base).resolve() == source.resolve():
+        raise ConfigError(
+            f"{source}: extends = {base!r} is not another TOML file; write its path relative to this one"
+        )
+    return _merged(read_table(source.parent / base), table)
+
+
+def apply_override(table: dict[str, Any], override: str) -> None:
+    """Set `a.b.c=value` in nested tables; the value is read as TOML, or taken as text where it is not TOML."""
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"override {override!r} is not of the form section.key=value")
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    here: Any = table
+    for key in keys[:-1]:
+        if isinstance(here, list):
+            here = here[_index(here, key, override)]
+            continue
+        here = here.setdefault(key, {})
+        if not isinstance(here, dict | list):
+            raise ConfigError(f"override {override!r}: {key!r} is a value, not a table")
+    if isinstance(here, list):
+        here[_index(here, keys[-1], override)] = value
+    else:
+        here[keys[-1]] = value
+
+
+def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The data table with another path; settings of a world mean nothing to a file, and the other way round."""
+    was_world = table.get("type") == WORLD
+    if name == WORLD:
+        return {**table} if was_world else {"type": WORLD}
+    kept = {} if was_world else {key: value for key, value in table.items() if key != "type"}
+    return {**kept, "path": name}
+
+
+def dump(config: Config) -> str:
+    """The resolved configuration as TOML; reading it gives the same configuration."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def _index(values: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(values):
+        raise ConfigError(f"override {override!r}: {key!r} is not a place in a list of {len(values)}")
+    return int(key)
+
+
+def _merged(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `table`; a table with another `type` replaces the base's as a whole."""
+    found = dict(base)
+    for key, value in table.items():
+        before = base.get(key)
+        both = isinstance(value, Mapping) and isinstance(before, Mapping)
+        same_type = both and value.get("type", before.get("type")) == before.get("type")
+        found[key] = _merged(before, value) if both and same_type else value
+    return found
+
+
+def _copy(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in table.items()}

@@ -1,0 +1,190 @@
+"""Runs several training jobs at a time, each in a process of its own with one CPU thread, and shows how far they are."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from foveal.spec import FovealError
+
+POLL_S = 0.5
+PLAIN_EVERY_S = 30.0
+"""Seconds between lines where the output is not a terminal."""
+LAST_LINES = 12
+"""Lines of a failed job's log that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One model to train (or only to evaluate, with `steps` 0) and everything that is measured on it."""
+
+    name: str
+    method: str
+    seed: int | None
+    config: str
+    """Shipped config or TOML file."""
+    overrides: tuple[str, ...]
+    steps: int
+    problems: int
+    folder: str
+    """Results folder: run folders, evaluations and looks go below it."""
+    shortcut: bool = False
+    """Evaluate with the style word random, wrong and right."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Where its training run lives."""
+        return Path(self.folder) / "runs" / self.name
+
+    @property
+    def done_file(self) -> Path:
+        """Exists once everything of this job is measured."""
+        return Path(self.folder) / "jobs" / f"{self.name}.done.json"
+
+    def to_json(self) -> str:
+        """For the worker's command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Job":
+        """Back from `to_json`."""
+        found = json.loads(text)
+        return cls(**{**found, "overrides": tuple(found["overrides"])})
+
+
+def run_jobs(jobs: Sequence[Job], *, at_once: int, console: Console) -> None:
+    """Run all jobs that are not done, in order, `at_once` at a time.
+
+    Raises: FovealError with the end of its log, when a job fails; the others are stopped, and save.
+    """
+    waiting = [job for job in jobs if not job.done_file.is_file()]
+    running: dict[str, tuple[Job, subprocess.Popen[bytes], Path]] = {}
+    screen = _Screen(jobs, console)
+    try:
+        with screen.progress:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    job = waiting.pop(0)
+                    running[job.name] = (job, *_start(job))
+                for name, (job, process, log) in list(running.items()):
+                    code = process.poll()
+                    if code is None:
+                        continue
+                    del running[name]
+                    if code != 0:
+                        raise FovealError(_failure(job, log, code))
+                screen.update()
+                time.sleep(POLL_S)
+            screen.update()
+    finally:
+        _stop([process for _, process, _ in running.values()])
+
+
+def _start(job: Job) -> tuple[subprocess.Popen[bytes], Path]:
+    log = Path(job.folder) / "jobs" / f"{job.name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "foveal.quickstart.worker", job.to_json()],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false"},
+        )
+    return process, log
+
+
+def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Ask running jobs to stop (they finish their step and save), and wait for them."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+
+
+def _failure(job: Job, log: Path, code: int) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
+    said = [line.removeprefix("foveal: ") for line in lines if line.startswith("foveal: ")]
+    reason = said[-1] if said else "\n".join(lines)
+    return f"{job.name} ended with status {code} (log: {log}):\n{reason}"
+
+
+class _Screen:
+    """A bar a job from its metrics file; plain lines where there is no terminal."""
+
+    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
+        self.jobs, self.console = jobs, console
+        self.progress = Progress(
+            TextColumn("{task.fields[label]:>14}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.tasks: dict[str, TaskID] = {
+            job.name: self.progress.add_task("waiting", label=job.name, total=max(1, job.steps), start=False)
+            for job in jobs
+        }
+        self.last = time.monotonic()
+
+    def update(self) -> None:
+        """Read how far each job is."""
+        states = {job.name: _state(job) for job in self.jobs}
+        for job in self.jobs:
+            step, text = states[job.name]
+            task = self.tasks[job.name]
+            if text != "waiting" and self.progress.tasks[task].start_time is None:
+                self.progress.start_task(task)
+            if text == "done" and not self.progress.tasks[task].finished:
+                self.progress.stop_task(task)
+            self.progress.update(
+                task, completed=max(1, job.steps) if text == "done" else step, description=text
+            )
+        if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_EVERY_S:
+            self.last = time.monotonic()
+            parts = [f"{name} {text}" for name, (_, text) in states.items() if text != "waiting"]
+            self.console.print("  ".join(parts), highlight=False)
+
+
+def _state(job: Job) -> tuple[int, str]:
+    if job.done_file.is_file():
+        return job.steps, "done"
+    metrics = job.run_folder / "metrics.jsonl"
+    line = _last_step(metrics)
+    if line is None:
+        started = (Path(job.folder) / "jobs" / f"{job.name}.log").is_file()
+        return 0, ("evaluating" if job.steps == 0 else "starting") if started else "waiting"
+    if line["step"] >= job.steps:
+        return job.steps, "evaluating"
+    return line["step"], f"step {line['step']}/{job.steps}, reward {line['reward/mean']:.3f}"
+
+
+def _last_step(metrics: Path) -> dict[str, Any] | None:
+    """The last whole line of a step."""
+    if not metrics.is_file():
+        return None
+    with metrics.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - 8192))
+        lines = file.read().decode(errors="replace").splitlines()
+    for line in reversed(lines):
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(found, dict) and found.get("kind") == "step":
+            return found
+    return None

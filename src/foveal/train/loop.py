@@ -1,0 +1,391 @@
+"""The training loop: draw, grade, step, validate, save; and how a run starts, stops and goes on."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from foveal.config import RunConfig
+from foveal.data.collate import collate
+from foveal.keys import generator
+from foveal.policy.checkpoint import (
+    PREFIX,
+    clean_checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from foveal.policy.model import Policy
+from foveal.rewards.grading import Grader
+from foveal.rollout.local import LocalEngine
+from foveal.spec import FovealError
+from foveal.train.measure import measure
+from foveal.train.record import MEASURED, SUMMARY, RunFolder, write_json
+from foveal.train.setup import check_problems, open_problems, policy_of
+from foveal.train.step import StepResult, StepSettings, train_step
+from foveal.train.validate import Validator
+from foveal.types import Group, Problem
+
+BEST = "best"
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside weights and optimizer."""
+
+    step: int = 0
+    """Finished steps."""
+    cursor: int = 0
+    """Problems taken from the data so far."""
+    skipped: int = 0
+    """Updates left out because their gradient was not finite."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """Step and accuracy of the best validation."""
+
+
+class Watcher(Protocol):
+    """Told what a run does; the command line draws it."""
+
+    def start(self, config: RunConfig, step: int, folder: Path) -> None:
+        """The run starts after `step` finished steps."""
+        ...
+
+    def message(self, text: str) -> None:
+        """Something a person wants to know."""
+        ...
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """A line of metrics, of a step or a validation."""
+        ...
+
+
+class Silent:
+    """A watcher that says nothing."""
+
+    def start(self, config: RunConfig, step: int, folder: Path) -> None:
+        """Nothing."""
+
+    def message(self, text: str) -> None:
+        """Nothing."""
+
+    def step(self, metrics: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+
+class Interrupted(FovealError):
+    """The run was asked to stop; it saved its state first."""
+
+
+def start(config: RunConfig, out: Path, *, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Train from the beginning into a new run folder; returns the summary.
+
+    Raises: FovealError for what a user can mend; Interrupted after a stop that saved.
+    """
+    run = Run.prepare(config, watcher=watcher or Silent())
+    folder = RunFolder.create(out, config)
+    return run.train(folder)
+
+
+def resume(out: Path, *, config: RunConfig, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Go on from the newest whole checkpoint of a run folder, or from its beginning where there is none."""
+    folder = RunFolder.open(out)
+    run = Run.prepare(config, watcher=watcher or Silent(), measured=folder.measured())
+    return run.train(folder)
+
+
+class Run:
+    """A run's moving parts. Everything random is keyed by (seed, step, problem), so a resumed run repeats itself."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        policy: Policy,
+        reference: Policy | None,
+        measured: dict[str, Any],
+        watcher: Watcher,
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.reference = reference
+        self.measured = measured
+        self.watcher = watcher
+        self.engine = LocalEngine(policy)
+        self.problems: Sequence[Problem] = open_problems(config.data)
+        self.grader = Grader(
+            config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s
+        )
+        settings = config.optimizer
+        self.optimizer = torch.optim.AdamW(
+            [p for p in policy.parameters() if p.requires_grad],
+            lr=settings.lr,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )
+        self.step_settings = StepSettings(
+            temperature=config.sampling.temperature,
+            micro_batch_tokens=settings.micro_batch_tokens,
+            mini_batches=settings.mini_batches,
+            max_grad_norm=settings.max_grad_norm,
+            score_old=settings.old_logprobs == "scored",
+        )
+        self.state = State()
+        self.order = _Order(len(self.problems), seed=config.seed)
+
+    @classmethod
+    def prepare(cls, config: RunConfig, *, watcher: Watcher, measured: dict[str, Any] | None = None) -> "Run":
+        """Load everything and check the data, before anything is written."""
+        measured = measured or measure(threads=config.threads)
+        torch.set_num_threads(int(measured["threads"]))
+        policy = policy_of(config)
+        if config.model.gradient_checkpointing:
+            model: Any = policy.model
+            model.gradient_checkpointing_enable()
+        reference = (
+            policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
+        )
+        run = cls(config, policy, reference, measured, watcher)
+        check_problems(
+            run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
+        )
+        run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
+        return run
+
+    validator: Validator | None = None
+
+    def train(self, folder: RunFolder) -> dict[str, Any]:
+        """Run to the last step; saves and raises `Interrupted` at SIGINT or SIGTERM."""
+        self._restore(folder)
+        config, watcher = self.config, self.watcher
+        watcher.start(config, self.state.step, folder.path)
+        with self.grader, _stop_signals(watcher) as stop:
+            if self.state.step == 0:
+                self._validate(folder)
+            while self.state.step < config.steps:
+                self._one_step(folder)
+                due = self.state.step % config.checkpoint.every == 0 or self.state.step == config.steps
+                if stop.asked and not due:
+                    self._save(folder)
+                if due:
+                    self._save(folder)
+                if stop.asked and self.state.step < config.steps:
+                    folder.event("stopped", {"step": self.state.step})
+                    raise Interrupted(
+                        f"stopped after step {self.state.step} of {config.steps}; everything is saved; "
+                        f"go on with: foveal train --resume {folder.path}"
+                    )
+        return self._finish(folder)
+
+    def _restore(self, folder: RunFolder) -> None:
+        newest = latest_checkpoint(folder.checkpoints)
+        if newest is not None:
+            saved = load_checkpoint(newest, policy=self.policy, optimizer=self.optimizer)
+            self.state = State(**saved)
+        began = (folder.path / "metrics.jsonl").exists()
+        folder.rewind(self.state.step if newest is not None else -1)
+        if folder.measured() is None:
+            write_json(folder.path / MEASURED, self.measured)
+        folder.event("resumed" if began else "started", {"step": self.state.step})
+
+    def _one_step(self, folder: RunFolder) -> None:
+        config, step = self.config, self.state.step
+        clock = _Clock()
+        groups, drawn = self._sample(step)
+        clock.lap("sample_s")
+        inputs = collate(
+            groups,
+            processor=self.policy.processor,
+            views=config.objective.views,
+            perturbations=config.perturbations,
+            key=(config.seed, step),
+        )
+        clock.lap("collate_s")
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.optimizer.lr * min(1.0, (step + 1) / max(1, config.optimizer.warmup_steps))
+        result = train_step(
+            self.policy,
+            self.reference,
+            self.optimizer,
+            inputs.to(self.policy.device),
+            config.objective,
+            self.step_settings,
+        )
+        clock.lap("update_s")
+        self.state.step += 1
+        self.state.skipped += int(result.metrics["policy/skipped_count"])
+        self.engine.load_weights({}, version=self.state.step)
+        self._record(folder, groups, drawn, result, clock)
+        if config.validation is not None and self.state.step % config.validation.every == 0:
+            self._validate(folder)
+
+    def _sample(self, step: int) -> tuple[list[Group], int]:
+        """Graded groups, drawn until the objective keeps enough; what is kept beyond that is cut.
+
+        When every round's groups are dropped up to the limit of refills, the step goes on with those it has, or, with
+        none at all, with the last round's as they are: their advantages decide.
+        """
+        sampling, kept = self.config.sampling, list[Group]()
+        drawn, last = 0, list[Group]()
+        for _ in range(sampling.max_refills):
+            problems = [
+                self.problems[self.order.at(self.state.cursor + i)] for i in range(sampling.prompts_per_step)
+            ]
+            self.state.cursor += len(problems)
+            completions = self.engine.generate(
+                problems, sampling=sampling.sampling(), key=(self.config.seed, "sample", step)
+            )
+            last = self.grader.grade_many(list(zip(problems, completions, strict=True)))
+            drawn += len(last)
+            kept += [group for group in last if self.config.objective.keeps(group)]
+            if len(kept) >= sampling.prompts_per_step:
+                break
+        return (kept or last)[: sampling.prompts_per_step], drawn
+
+    def _record(
+        self, folder: RunFolder, groups: Sequence[Group], drawn: int, result: StepResult, clock: "_Clock"
+    ) -> None:
+        config = self.config
+        line: dict[str, Any] = {
+            "kind": "step",
+            "step": self.state.step,
+            "policy_version": self.state.step - 1,
+        }
+        line |= result.metrics
+        line |= _reward_parts(groups)
+        line["sampler/groups_drawn_count"] = drawn
+        line["sampler/groups_kept_count"] = len(groups)
+        line["reward/timeout_count"] = self.grader.timeouts
+        line["policy/lr"] = self.optimizer.param_groups[0]["lr"]
+        line |= clock.metrics()
+        folder.metrics(line)
+        folder.completions(
+            self.state.step,
+            groups,
+            result.per_token,
+            limit=config.record.groups,
+            token_groups=config.record.token_groups,
+        )
+        self.watcher.step(line)
+
+    def _validate(self, folder: RunFolder) -> None:
+        if self.validator is None:
+            return
+        clock = _Clock()
+        found = self.validator.run(self.state.step, folder.path)
+        clock.lap("validate_s")
+        line = {"kind": "validation", "step": self.state.step, **found, **clock.metrics()}
+        folder.metrics(line)
+        self.watcher.step(line)
+        accuracy = found["validation/accuracy"]
+        if self.state.step and accuracy > self.state.best.get("accuracy", -1.0):
+            self.state.best = {"step": self.state.step, "accuracy": accuracy}
+            save_checkpoint(
+                folder.checkpoints, BEST, policy=self.policy, optimizer=None, state={"best": self.state.best}
+            )
+
+    def _save(self, folder: RunFolder) -> None:
+        name = f"{PREFIX}{self.state.step:06d}"
+        save_checkpoint(
+            folder.checkpoints, name, policy=self.policy, optimizer=self.optimizer, state=asdict(self.state)
+        )
+        clean_checkpoints(folder.checkpoints, keep=self.config.checkpoint.keep)
+
+    def _finish(self, folder: RunFolder) -> dict[str, Any]:
+        final = folder.checkpoints / f"{PREFIX}{self.state.step:06d}"
+        summary = {
+            "schema_version": 1,
+            "steps": self.state.step,
+            "objective": self.config.objective.type,
+            "seed": self.config.seed,
+            "skipped_count": self.state.skipped,
+            "best": self.state.best or None,
+            "model": str((final / "model").relative_to(folder.path)),
+        }
+        write_json(folder.path / SUMMARY, summary)
+        folder.event("finished", {"step": self.state.step})
+        return summary
+
+
+class _Order:
+    """The order of problems: a fresh permutation an epoch, keyed by the seed."""
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self.size, self.seed = size, seed
+        self._epoch = -1
+        self._permutation: Any = None
+
+    def at(self, place: int) -> int:
+        """The problem at a place counted from the start of training."""
+        epoch, within = divmod(place, self.size)
+        if epoch != self._epoch:
+            self._permutation = generator(self.seed, "order", epoch).permutation(self.size)
+            self._epoch = epoch
+        return int(self._permutation[within])
+
+
+@dataclass
+class _Clock:
+    """Wall time by phase and CPU time; every name starts with time/, which is what may differ between equal runs."""
+
+    began: float = field(default_factory=time.perf_counter)
+    cpu: float = field(default_factory=time.process_time)
+    last: float = field(default_factory=time.perf_counter)
+    laps: dict[str, float] = field(default_factory=dict)
+
+    def lap(self, name: str) -> None:
+        """Close a phase."""
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+
+    def metrics(self) -> dict[str, float]:
+        """Seconds by name."""
+        found = {f"time/{name}": round(value, 4) for name, value in self.laps.items()}
+        found["time/step_s"] = round(time.perf_counter() - self.began, 4)
+        found["time/cpu_s"] = round(time.process_time() - self.cpu, 4)
+        return found
+
+
+def _reward_parts(groups: Sequence[Group]) -> dict[str, float]:
+    """Mean of each reward by name, over the completions that could be graded."""
+    found: dict[str, list[float]] = {}
+    for group in groups:
+        for name, values in group.breakdown.items():
+            found.setdefault(name, []).extend(v for v in values if v is not None)
+    return {f"reward/{name}": sum(values) / len(values) if values else 0.0 for name, values in found.items()}
+
+
+@dataclass
+class _Stop:
+    asked: bool = False
+
+
+@contextmanager
+def _stop_signals(watcher: Watcher) -> Iterator[_Stop]:
+    """SIGINT and SIGTERM ask the loop to stop after the step; a second one ends the process at once."""
+    stop = _Stop()
+    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        watcher.message(
+            "stopping after this step; once more to stop at once (finished steps since the last save repeat)"
+        )
+
+    try:
+        for wanted in (signal.SIGINT, signal.SIGTERM):
+            before[wanted] = signal.signal(wanted, ask)
+    except ValueError:
+        # Only the main thread may set handlers; elsewhere the caller stops the run its own way.
+        before.clear()
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

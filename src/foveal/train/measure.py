@@ -1,0 +1,42 @@
+"""Choices made by a short measurement at start, recorded in the run folder and reused on resume."""
+
+import os
+import time
+from typing import Any
+
+import torch
+
+PROBE_SIZE = 384
+PROBE_REPEATS = 12
+
+
+def measure(*, threads: int) -> dict[str, Any]:
+    """Choose the number of CPU threads, unless it is given: two threads on busy cores can be ten times slower than one."""
+    if threads > 0:
+        return {"threads": threads, "threads_chosen_by": "config"}
+    seconds = {}
+    cores = os.cpu_count() or 1
+    before = torch.get_num_threads()
+    for candidate in sorted({1, 2, cores // 2, cores} - {0}):
+        if candidate <= cores:
+            torch.set_num_threads(candidate)
+            seconds[candidate] = _probe()
+    torch.set_num_threads(before)
+    best = min(seconds, key=lambda n: (seconds[n], n))
+    return {
+        "threads": best,
+        "threads_chosen_by": "probe",
+        "probe_s": {str(n): round(s, 5) for n, s in seconds.items()},
+    }
+
+
+def _probe() -> float:
+    """Wall seconds of a small forward and backward, the best of a few."""
+    x = torch.randn(PROBE_SIZE, PROBE_SIZE, requires_grad=True)
+    w = torch.randn(PROBE_SIZE, PROBE_SIZE, requires_grad=True)
+    best = float("inf")
+    for _ in range(PROBE_REPEATS):
+        start = time.perf_counter()
+        torch.softmax(torch.nn.functional.gelu(x @ w) @ w, dim=-1).square().sum().backward()  # type: ignore[no-untyped-call]
+        best = min(best, time.perf_counter() - start)
+    return best

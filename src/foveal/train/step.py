@@ -1,0 +1,272 @@
+"""One training step on finished groups: score, advantages, prepare, update. It does not know where groups come from."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from foveal.objectives.terms import aggregate, count
+from foveal.policy.forward import micro_batches
+from foveal.policy.model import Policy
+from foveal.types import (
+    CLEAN,
+    Batch,
+    Count,
+    Inputs,
+    Objective,
+    Scores,
+    Term,
+    TokenStats,
+    ViewName,
+    ViewScores,
+)
+
+TAIL_NATS = 1.0
+"""Tokens whose kl_prcp is above this many nats count into its tail share: k3 is heavy-tailed, a mean alone misleads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """How a batch is cut and which log-probabilities are the old policy's."""
+
+    temperature: float
+    micro_batch_tokens: int
+    mini_batches: int = 1
+    max_grad_norm: float = 1.0
+    score_old: bool = False
+    """Score the old log-probabilities; otherwise the sampler's own are taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step did. `per_token` holds the detached terms and measures by name, [B T], as seen before each update."""
+
+    metrics: Mapping[str, float]
+    per_token: Mapping[str, Tensor]
+    batch: Batch
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """Sums over micro-batches of what is logged."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    per_token: dict[str, Tensor] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
+    ratio_max: float = 0.0
+    parity_max: float = 0.0
+    skipped: int = 0
+
+    def add(self, term: Term, rows: Tensor, size: torch.Size) -> None:
+        """Count a term's values on these rows."""
+        values = term.per_token.detach()
+        self.sums[term.name] = self.sums.get(term.name, 0.0) + float(values[term.mask].double().sum())
+        self.tokens[term.name] = self.tokens.get(term.name, 0.0) + float(term.mask.sum())
+        whole = self.per_token.setdefault(term.name, torch.full(size, math.nan))
+        whole[rows] = torch.where(term.mask, values, math.nan).float().cpu()
+
+
+def score(
+    inputs: Inputs, policy: Policy, reference: Policy | None, objective: Objective, settings: StepSettings
+) -> Scores:
+    """Everything that is known without gradient before the first update: old, reference and scored views."""
+    wanted = dict.fromkeys(objective.score_views)
+    if settings.score_old:
+        wanted[CLEAN] = None
+    found: dict[ViewName, ViewScores] = {view: _score_view(policy, inputs, view, settings) for view in wanted}
+    ref_logprobs = None
+    if objective.uses_reference:
+        if reference is None:
+            raise ValueError("the objective uses a reference policy, but none was given")
+        ref_logprobs = _score_view(reference, inputs, CLEAN, settings).logprobs
+    old = found[CLEAN].logprobs if settings.score_old else inputs.sampled_logprobs
+    return Scores(old_logprobs=old, ref_logprobs=ref_logprobs, views=found)
+
+
+def _score_view(policy: Policy, inputs: Inputs, view: ViewName, settings: StepSettings) -> ViewScores:
+    logprobs = torch.zeros_like(inputs.sampled_logprobs)
+    entropy = torch.zeros_like(logprobs)
+    with torch.no_grad():
+        for rows in micro_batches(inputs, tokens=settings.micro_batch_tokens):
+            stats = policy(select_inputs(inputs, rows), view, temperature=settings.temperature)
+            logprobs[rows], entropy[rows] = stats.logprobs.float(), stats.entropy.float()
+    return ViewScores(logprobs=logprobs, entropy=entropy)
+
+
+def prepare(inputs: Inputs, scores: Scores, objective: Objective) -> Batch:
+    """Advantages over the whole batch, then the objective's choice of tokens and weights."""
+    return objective.prepare(Batch(inputs=inputs, scores=scores, advantages=objective.advantages(inputs)))
+
+
+def accumulate(
+    policy: Policy, mini: Batch, objective: Objective, settings: StepSettings, *, tally: _Tally, rows: Tensor
+) -> None:
+    """Add the gradient of a mini-batch, micro-batch by micro-batch, with denominators of the whole mini-batch.
+
+    `rows` are the places of the mini-batch's completions in the step's batch.
+    """
+    counts = {name: count(mask) for name, mask in objective.masks(mini).items()}
+    for part in micro_batches(mini.inputs, tokens=settings.micro_batch_tokens):
+        micro = select(mini, part)
+        now = {
+            view: policy(
+                micro.inputs, view, rows=objective.rows(view, micro), temperature=settings.temperature
+            )
+            for view in objective.update_views
+        }
+        terms = objective.terms(micro, now)
+        loss = sum_terms(terms, counts, objective)
+        if loss.requires_grad:
+            loss.backward()  # type: ignore[no-untyped-call]
+        _watch(tally, objective, micro, now, terms, counts, places=rows[part])
+
+
+def sum_terms(terms: Iterable[Term], counts: Mapping[str, Count], objective: Objective) -> Tensor:
+    """The loss: sum over terms of coef times the mean over the term's mask, with the given denominators."""
+    total = torch.zeros(())
+    for term in terms:
+        value = aggregate(
+            term.per_token, term.mask, aggregation=objective.aggregation, count=counts[term.name]
+        )
+        total = total + term.coef * value
+    return total
+
+
+def _watch(
+    tally: _Tally,
+    objective: Objective,
+    micro: Batch,
+    now: Mapping[ViewName, TokenStats],
+    terms: Sequence[Term],
+    counts: Mapping[str, Count],
+    *,
+    places: Tensor,
+) -> None:
+    """Log what this micro-batch saw."""
+    with torch.no_grad():
+        size = tally.per_token["sampled_logprobs"].shape
+        for term in terms:
+            tally.add(term, places, size)
+            value = aggregate(
+                term.per_token, term.mask, aggregation=objective.aggregation, count=counts[term.name]
+            )
+            tally.losses[term.name] = tally.losses.get(term.name, 0.0) + term.coef * float(value)
+        for measure in objective.measures(micro, now):
+            tally.add(measure, places, size)
+        if CLEAN in now:
+            mask = micro.inputs.completion_mask
+            drift = ((now[CLEAN].logprobs - micro.scores.old_logprobs).abs() * mask).max()
+            gap = ((now[CLEAN].logprobs - micro.inputs.sampled_logprobs).abs() * mask).max()
+            tally.ratio_max = max(tally.ratio_max, float(drift.exp()))
+            if not tally.norms:
+                tally.parity_max = max(tally.parity_max, float(gap))
+
+
+def train_step(
+    policy: Policy,
+    reference: Policy | None,
+    optimizer: torch.optim.Optimizer,
+    inputs: Inputs,
+    objective: Objective,
+    settings: StepSettings,
+) -> StepResult:
+    """Score, prepare and update on finished groups. An update whose gradient is not finite is skipped and counted."""
+    batch = prepare(inputs, score(inputs, policy, reference, objective, settings), objective)
+    tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+    for rows in mini_batch_rows(inputs, settings.mini_batches):
+        optimizer.zero_grad(set_to_none=True)
+        accumulate(policy, select(batch, rows), objective, settings, tally=tally, rows=rows)
+        _update(policy, optimizer, settings, tally)
+    return StepResult(metrics=_metrics(batch, tally), per_token=tally.per_token, batch=batch)
+
+
+def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSettings, tally: _Tally) -> None:
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    for parameter in parameters:
+        if parameter.grad is None:
+            # A missing gradient is a zero one: optimizer state exists for every parameter from the first step.
+            parameter.grad = torch.zeros_like(parameter)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+    tally.norms.append(float(norm))
+    if math.isfinite(tally.norms[-1]):
+        optimizer.step()
+    else:
+        tally.skipped += 1
+
+
+def mini_batch_rows(inputs: Inputs, parts: int) -> list[Tensor]:
+    """Completions (Int [K]) of each mini-batch: whole groups, dealt out in order and as evenly as possible."""
+    owners = inputs.prompt_index
+    shares = torch.arange(len(inputs.prompts)).tensor_split(parts)
+    return [torch.isin(owners, share).nonzero()[:, 0] for share in shares if len(share)]
+
+
+def select(batch: Batch, rows: Tensor) -> Batch:
+    """The batch of some completions (Int [K]); prompts and pictures stay, since rows point at them."""
+    scores = batch.scores
+    return replace(
+        batch,
+        inputs=select_inputs(batch.inputs, rows),
+        scores=Scores(
+            old_logprobs=scores.old_logprobs[rows],
+            ref_logprobs=None if scores.ref_logprobs is None else scores.ref_logprobs[rows],
+            views={
+                view: ViewScores(logprobs=found.logprobs[rows], entropy=found.entropy[rows])
+                for view, found in scores.views.items()
+            },
+        ),
+        advantages=batch.advantages[rows],
+        selections={name: mask[rows] for name, mask in batch.selections.items()},
+        weights={name: weight[rows] for name, weight in batch.weights.items()},
+    )
+
+
+def select_inputs(inputs: Inputs, rows: Tensor) -> Inputs:
+    """The inputs of some completions (Int [K])."""
+    return replace(
+        inputs,
+        prompt_index=inputs.prompt_index[rows],
+        completion_ids=inputs.completion_ids[rows],
+        completion_mask=inputs.completion_mask[rows],
+        sampled_logprobs=inputs.sampled_logprobs[rows],
+        rewards=inputs.rewards[rows],
+        correct=inputs.correct[rows],
+        lengths=inputs.lengths[rows],
+        truncated=inputs.truncated[rows],
+    )
+
+
+def _metrics(batch: Batch, tally: _Tally) -> dict[str, float]:
+    """The step's numbers by name; docs/metrics.md says what each is."""
+    inputs = batch.inputs
+    found = {f"loss/{name}": value for name, value in tally.losses.items()}
+    found["loss/total"] = sum(tally.losses.values())
+    for name, total in tally.sums.items():
+        if name not in tally.losses:
+            key = name if "/" in name else f"{name}/mean"
+            found[key] = total / tally.tokens[name] if tally.tokens[name] else 0.0
+    kl_prcp = tally.per_token.get("kl_prcp")
+    if kl_prcp is not None:
+        values = kl_prcp[kl_prcp.isfinite()]
+        found["kl_prcp/mean"] = float(values.mean()) if len(values) else 0.0
+        found["kl_prcp/median"] = float(values.median()) if len(values) else 0.0
+        found["kl_prcp/tail_fraction"] = float((values > TAIL_NATS).float().mean()) if len(values) else 0.0
+    idle = (batch.advantages.abs().amax(-1) == 0).float().mean()
+    found |= {
+        "reward/mean": float(inputs.rewards.mean()),
+        "reward/std": float(inputs.rewards.std()) if len(inputs.rewards) > 1 else 0.0,
+        "reward/accuracy": float(inputs.correct.float().mean()),
+        "reward/zero_advantage_fraction": float(idle),
+        "completion/length_mean": float(inputs.lengths.float().mean()),
+        "completion/truncated_fraction": float(inputs.truncated.float().mean()),
+        "completion/nonfinite_count": float(inputs.nonfinite_count),
+        "policy/ratio_max": tally.ratio_max,
+        "policy/grad_norm": sum(tally.norms) / max(1, len(tally.norms)),
+        "policy/skipped_count": float(tally.skipped),
+        "sampler/parity_max": tally.parity_max,
+    }
+    return found

@@ -1,0 +1,90 @@
+"""Validation between steps: any data, any number of samples, the same sampler."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from foveal.config import RunConfig
+from foveal.evaluation.run import Judge, OtherPicture, evaluate
+from foveal.policy.model import Policy
+from foveal.rewards.grading import Grader
+from foveal.rollout.local import LocalEngine
+from foveal.train.setup import check_problems, open_problems
+from foveal.types import Problem
+
+BATCH = 128
+"""Problems sampled at once."""
+
+
+class Validator:
+    """Evaluates the policy on the first problems of the validation data."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        engine: LocalEngine,
+        grader: Grader,
+        problems: Sequence[Problem],
+        *,
+        samples: int,
+    ) -> None:
+        self.config, self.engine, self.grader = config, engine, grader
+        self.problems, self.samples = problems, samples
+
+    @classmethod
+    def of(
+        cls,
+        config: RunConfig,
+        policy: Policy,
+        engine: LocalEngine,
+        grader: Grader,
+        *,
+        message: Callable[[str], None],
+    ) -> "Validator | None":
+        """The validator of a configuration, if it has one; its prompts are checked."""
+        if config.validation is None:
+            return None
+        found = open_problems(config.validation.data)
+        problems = [found[i] for i in range(min(len(found), config.validation.problems))]
+        check_problems(problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=message)
+        return cls(config, engine, grader, problems, samples=config.validation.samples)
+
+    def run(self, step: int, folder: Path) -> Mapping[str, Any]:
+        """Metrics of one validation; the records go to validation/step-N."""
+        config = self.config.validation
+        if config is None:
+            raise ValueError("this run has no validation")
+        judge, other = judge_of(self.problems)
+        greedy = self.samples == 0
+        found = evaluate(
+            self.engine,
+            self.problems,
+            grader=self.grader,
+            k=max(1, self.samples),
+            greedy=greedy,
+            temperature=self.config.sampling.temperature,
+            max_new_tokens=self.config.sampling.max_new_tokens,
+            batch_size=BATCH,
+            key=(self.config.seed, "validation"),
+            other_picture=other if config.other_picture else False,
+            judge=judge,
+            name=f"step {step}",
+            method=self.config.objective.type,
+            seed=self.config.seed,
+        )
+        found.save(folder / "validation" / f"step-{step:06d}")
+        metrics = {"validation/accuracy": found.accuracy.value}
+        for name in ("accuracy_other_picture", "perception_error_fraction", "format"):
+            estimate = found.estimate(name)
+            if estimate is not None:
+                metrics[f"validation/{name}"] = estimate.value
+        return metrics
+
+
+def judge_of(problems: Sequence[Problem]) -> tuple[Judge | None, OtherPicture | bool]:
+    """What reads error kinds and swaps pictures: the world's own functions where the scene is known."""
+    if problems and "scene" in problems[0].meta:
+        from foveal import worlds
+
+        return worlds.judge, worlds.with_other_picture
+    return None, True
