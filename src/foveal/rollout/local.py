@@ -49,14 +49,18 @@ class DecodeLayout:
         size = to_prefix.shape[-1]
         to_prefix = to_prefix.view(n, kv, g, repeat, size).transpose(1, 2).reshape(n * g, kv, repeat, size)
         weights = torch.softmax(torch.cat([to_prefix, own_query @ own_keys.transpose(2, 3)], dim=-1), dim=-1)
-        from_prefix = weights[..., :size].view(n, g, kv, repeat, size).transpose(1, 2).reshape(n, kv, g * repeat, size)
+        from_prefix = (
+            weights[..., :size].view(n, g, kv, repeat, size).transpose(1, 2).reshape(n, kv, g * repeat, size)
+        )
         output = (from_prefix @ prefix_values).view(n, kv, g, repeat, width).transpose(1, 2)
         output = output.reshape(n * g, kv, repeat, width) + weights[..., size:] @ own_values
         return output.reshape(n * g, heads, width).transpose(0, 1)[None]
 
     def keep(self, groups: Tensor) -> "DecodeLayout":
         """The layout of some of the groups (Int [n])."""
-        rows = (groups[:, None] * self.group_size + torch.arange(self.group_size, device=groups.device)).reshape(-1)
+        rows = (
+            groups[:, None] * self.group_size + torch.arange(self.group_size, device=groups.device)
+        ).reshape(-1)
         return replace(
             self,
             groups=len(groups),
@@ -110,7 +114,9 @@ class LocalEngine:
         draw = _Draw(policy, sampling, self._noise(problems, sampling, key))
         rows = len(problems) * g
         device = states.device
-        position = torch.tensor([item.prompt.next_position for item in encoded], device=device).repeat_interleave(g)
+        position = torch.tensor(
+            [item.prompt.next_position for item in encoded], device=device
+        ).repeat_interleave(g)
         ids = torch.zeros(rows, sampling.max_new_tokens, dtype=torch.long, device=device)
         logprobs = torch.zeros(rows, sampling.max_new_tokens, device=device)
         lengths = torch.full((rows,), sampling.max_new_tokens, device=device)
@@ -135,7 +141,9 @@ class LocalEngine:
             places = (position[active] + step).expand(axes, -1)
             embeddings = policy.family.embed(policy.model, token)
             states = policy.family.hidden(policy.model, embeddings, places, layout)
-        return self._completions(ids, logprobs, lengths, ended, problems=len(problems), group_size=g, view=view)
+        return self._completions(
+            ids, logprobs, lengths, ended, problems=len(problems), group_size=g, view=view
+        )
 
     def _noise(self, problems: Sequence[Problem], sampling: Sampling, key: Key) -> Tensor | None:
         """Uniform numbers [B, T] in [0, 1), each a function of its key and place alone."""
@@ -193,12 +201,14 @@ class _Draw:
             logits = logits / self.sampling.temperature
         logprobs = torch.log_softmax(logits, dim=-1)
         allowed = logprobs.index_fill(-1, self.banned, -torch.inf)
-        if step + 1 < self.sampling.min_new_tokens:
+        if step < self.sampling.min_new_tokens:
             allowed = allowed.index_fill(-1, self.end, -torch.inf)
         if self.noise is None:
             token = allowed.argmax(-1)
         else:
-            token = _inverse_cdf(allowed.double().exp(), self.noise[active, step], top_p=self.sampling.top_p)
+            # Softmax, not exp: what is allowed may be too unlikely beside a banned token to have a weight of its own.
+            weights = torch.softmax(allowed.double(), dim=-1)
+            token = _inverse_cdf(weights, self.noise[active, step], top_p=self.sampling.top_p)
         return token, logprobs.gather(-1, token[:, None])[:, 0]
 
     def is_end(self, token: Tensor) -> Tensor:
@@ -217,12 +227,18 @@ def _inverse_cdf(weights: Tensor, uniform: Tensor, *, top_p: float) -> Tensor:
         before = ordered.cumsum(-1) - ordered
         weights = torch.zeros_like(weights).scatter(-1, order, ordered * (before < top_p))
     cumulated = weights.cumsum(-1)
-    target = uniform[:, None] * cumulated[:, -1:]
-    return torch.searchsorted(cumulated, target, right=True)[:, 0].clamp(max=weights.shape[-1] - 1)
+    total = cumulated[:, -1:]
+    # Strictly below the total even after rounding, so that a token without weight is never reached.
+    target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulated, target, right=True)[:, 0]
 
 
 def _decode_layout(
-    captured: dict[int, tuple[Tensor, Tensor]], prompt_lengths: tuple[int, ...], *, group_size: int, length: int
+    captured: dict[int, tuple[Tensor, Tensor]],
+    prompt_lengths: tuple[int, ...],
+    *,
+    group_size: int,
+    length: int,
 ) -> DecodeLayout:
     """Prompt keys split by prompt and padded, and empty own keys."""
     n, longest = len(prompt_lengths), max(prompt_lengths)

@@ -1,0 +1,260 @@
+"""The local sampler against the policy's own forward and against transformers' generate."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from policy_cases import NONE, ONE, TALL, TWO, plain_model, problem
+
+from foveal.data.collate import collate
+from foveal.policy import Policy, load_policy
+from foveal.rollout import local
+from foveal.rollout.local import LocalEngine
+from foveal.types import CLEAN, Completion, Group, Inputs, Problem, Sampling
+
+ALL = (ONE, TWO, NONE, TALL)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_folder: Path) -> Policy:
+    torch.set_num_threads(1)
+    return load_policy(str(tiny_folder))
+
+
+@pytest.fixture
+def head(policy: Policy) -> Iterator[torch.Tensor]:
+    """The head's weight, put back afterwards."""
+    weight = policy.model.lm_head.weight.data  # type: ignore[union-attr]
+    before = weight.clone()
+    yield weight
+    weight.copy_(before)
+
+
+def draw(
+    policy: Policy, problems: Sequence[Problem] = ALL, *, key: tuple[int | str, ...] = (0, 1), **sampling: float
+) -> list[tuple[Completion, ...]]:
+    chosen = Sampling(**{"group_size": 3, "max_new_tokens": 16} | sampling)  # type: ignore[arg-type]
+    return LocalEngine(policy).generate(problems, sampling=chosen, key=key)
+
+
+def collated(policy: Policy, problems: Sequence[Problem], found: list[tuple[Completion, ...]]) -> Inputs:
+    groups = [
+        Group(problem=of, completions=cs, rewards=(0.0,) * len(cs), correct=(False,) * len(cs))
+        for of, cs in zip(problems, found, strict=True)
+    ]
+    return collate(groups, processor=policy.processor, views=(CLEAN,), perturbations={}, key=(0,))
+
+
+def tokens(found: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:
+    return [[completion.token_ids for completion in group] for group in found]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("top_p", [1.0, 0.7])
+def test_recorded_log_probs_equal_those_of_the_forward(policy: Policy, temperature: float, top_p: float) -> None:
+    found = draw(policy, temperature=temperature, top_p=top_p)
+    inputs = collated(policy, ALL, found)
+    assert int(inputs.completion_mask.sum()) > 100
+    for path in ("split", "dense"):
+        policy.attention_path = path
+        logprobs = policy(inputs, CLEAN, temperature=temperature).logprobs
+        assert ((logprobs - inputs.sampled_logprobs) * inputs.completion_mask).abs().max() <= 5e-6
+    policy.attention_path = "split"
+
+
+def test_greedy_equals_generate_of_transformers_token_by_token(policy: Policy) -> None:
+    found = draw(policy, group_size=1, max_new_tokens=24, temperature=0.0)
+    model = plain_model(policy).eval()
+    for of, (completion,) in zip(ALL, found, strict=True):
+        encoded = policy.processor.encode(of)
+        ids = encoded.prompt.token_ids[None]
+        pictures = {}
+        if of.images:
+            pictures = {"pixel_values": encoded.pixels, "image_grid_thw": encoded.prompt.grids}
+        wanted = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == policy.family.image_token_id).int(),
+            do_sample=False,
+            max_new_tokens=24,
+            suppress_tokens=list(policy.family.banned_token_ids()),
+            **pictures,
+        )
+        assert list(completion.token_ids) == wanted[0, ids.shape[1] :].tolist()
+
+
+def test_greedy_completions_of_a_group_are_alike(policy: Policy) -> None:
+    for group in tokens(draw(policy, temperature=0.0)):
+        assert len(set(group)) == 1
+
+
+def test_tokens_do_not_depend_on_what_else_is_in_the_batch_or_its_order(policy: Policy) -> None:
+    wanted = dict(zip((of.id for of in ALL), tokens(draw(policy)), strict=True))
+    for problems in ((TALL, ONE, NONE, TWO), (NONE, TWO), (TWO,)):
+        found = tokens(draw(policy, problems))
+        assert found == [wanted[of.id] for of in problems]
+    larger = tokens(draw(policy, (NONE, TALL), group_size=5))
+    assert [group[:3] for group in larger] == [wanted[NONE.id], wanted[TALL.id]]
+    longer = tokens(draw(policy, (NONE, TALL), max_new_tokens=20))
+    assert [[ids[:16] for ids in group] for group in longer] == [wanted[NONE.id], wanted[TALL.id]]
+
+
+def test_another_key_draws_other_tokens(policy: Policy) -> None:
+    assert tokens(draw(policy)) == tokens(draw(policy))
+    for one, other in zip(tokens(draw(policy)), tokens(draw(policy, key=(0, 2))), strict=True):
+        assert set(one).isdisjoint(other)
+    assert all(len(set(group)) == 3 for group in tokens(draw(policy)))
+
+
+@pytest.mark.parametrize(("love", "temperature"), [(1.0, 1.0), (200.0, 1.0), (200.0, 0.0)])
+def test_banned_tokens_never_appear_however_likely(
+    policy: Policy, head: torch.Tensor, love: float, temperature: float
+) -> None:
+    """At love 200 everything else has less than e^-1000 beside the placeholder."""
+    encoded = [policy.processor.encode(of) for of in ALL]
+    policy.eval()
+    with torch.no_grad():
+        states, _ = policy.prefill(encoded, captured={})
+    policy.train()
+    head[policy.family.image_token_id] = states.mean(0) * love
+    banned = set(policy.family.banned_token_ids())
+    with torch.no_grad():
+        first = torch.log_softmax(states @ head.T, dim=-1)
+    assert (first.argmax(-1) == policy.family.image_token_id).all()
+    found = draw(policy, temperature=temperature, max_new_tokens=6)
+    drawn = [token for group in tokens(found) for ids in group for token in ids]
+    assert banned.isdisjoint(drawn)
+    if temperature:
+        assert len(set(drawn)) > 20
+
+
+@pytest.fixture
+def ends(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Let 30 of the 303 words end a completion, so that lengths differ."""
+    monkeypatch.setattr(policy.processor, "end_ids", tuple(range(60, 90)))
+    return set(range(60, 90))
+
+
+def test_a_completion_stops_at_its_first_end_token(policy: Policy, ends: set[int]) -> None:
+    found = draw(policy, group_size=16, max_new_tokens=20)
+    finishes = {"stop": 0, "length": 0}
+    for completion in (c for group in found for c in group):
+        finishes[completion.finish] += 1
+        assert ends.isdisjoint(completion.token_ids[:-1])
+        assert (completion.token_ids[-1] in ends) == (completion.finish == "stop")
+        assert completion.finish == "stop" or len(completion.token_ids) == 20
+        assert len(completion.token_ids) == len(completion.sampled_logprobs)
+    assert min(finishes.values()) > 3
+
+
+@pytest.mark.usefixtures("ends")
+def test_finished_groups_that_leave_do_not_change_the_others(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problems = [problem(f"p{i}", "<image>How many?" if i % 2 else "How many?", *[(56, 56)] * (i % 2)) for i in range(9)]
+    kept: list[int] = []
+    keep = local.DecodeLayout.keep
+
+    def counted(layout: local.DecodeLayout, groups: torch.Tensor) -> local.DecodeLayout:
+        kept.append(len(groups))
+        return keep(layout, groups)
+
+    monkeypatch.setattr(local.DecodeLayout, "keep", counted)
+    found = draw(policy, problems, group_size=2, max_new_tokens=60)
+    assert len(kept) >= 3 and kept == sorted(kept, reverse=True)
+    monkeypatch.setattr(local, "COMPACT_SHARE", -1.0)
+    wanted = draw(policy, problems, group_size=2, max_new_tokens=60)
+    assert tokens(found) == tokens(wanted)
+    inputs = collated(policy, problems, found)
+    gap = (policy(inputs, CLEAN).logprobs - inputs.sampled_logprobs) * inputs.completion_mask
+    assert gap.abs().max() <= 5e-6
+
+
+@pytest.mark.parametrize("least", [1, 7, 16])
+def test_no_end_token_comes_before_the_least_length(policy: Policy, ends: set[int], least: int) -> None:
+    """`min_new_tokens` tokens come before an end token may, as in transformers."""
+    drawn = [c.token_ids for c in draw(policy, [ONE], group_size=60, max_new_tokens=16, min_new_tokens=least)[0]]
+    assert all(ends.isdisjoint(ids[:least]) for ids in drawn)
+    assert min(map(len, drawn)) == min(least + 1, 16)
+
+
+def first_distribution(policy: Policy, of: Problem) -> np.ndarray:
+    """Probabilities of the first token, the banned ones left out."""
+    inputs = collated(policy, [of], draw(policy, [of], group_size=1, max_new_tokens=1))
+    mask = torch.ones(1, 1, dtype=torch.bool)
+    with torch.no_grad():
+        log_p = policy(inputs, CLEAN).log_probs_at(mask)[0]
+    p: np.ndarray = log_p.double().exp().index_fill(0, torch.tensor(policy.family.banned_token_ids()), 0).numpy()
+    return p / p.sum()
+
+
+def test_frequencies_follow_the_distribution(policy: Policy) -> None:
+    size = 6000
+    counts = np.bincount(
+        [c.token_ids[0] for c in draw(policy, [ONE], group_size=size, max_new_tokens=1)[0]],
+        minlength=303,
+    )
+    expected = first_distribution(policy, ONE) * size
+    assert counts[expected == 0].sum() == 0
+    common, rare = expected >= 5, (expected > 0) & (expected < 5)
+    kept = slice(None) if rare.any() else slice(-1)
+    seen = np.append(counts[common], counts[rare].sum())[kept]
+    wanted = np.append(expected[common], expected[rare].sum())[kept]
+    freedom = len(seen) - 1
+    chi_square = float(((seen - wanted) ** 2 / wanted).sum())
+    assert freedom > 50
+    assert abs(chi_square - freedom) < 3.5 * (2 * freedom) ** 0.5
+    shifted = np.roll(wanted, 1)
+    assert float(((seen - shifted) ** 2 / shifted).sum()) > 5 * freedom
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_it(policy: Policy) -> None:
+    p = first_distribution(policy, ONE)
+    order = np.argsort(-p)
+    size = int(np.searchsorted(np.cumsum(p[order]), 0.5)) + 1
+    found = draw(policy, [ONE], group_size=3000, max_new_tokens=1, top_p=0.5)[0]
+    drawn = {c.token_ids[0] for c in found}
+    assert drawn == set(order[:size].tolist())
+
+
+def test_inverse_cdf_never_reaches_a_token_without_weight() -> None:
+    weights = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]], dtype=torch.float64).expand(4, -1)
+    uniform = torch.tensor([0.0, 0.29, 0.31, 1 - 2**-53], dtype=torch.float64)
+    for top_p in (1.0, 0.9):
+        found = local._inverse_cdf(weights, uniform, top_p=top_p)
+        assert found.tolist() == [1, 1, 3, 3]
+    assert local._inverse_cdf(weights, uniform, top_p=0.6).tolist() == [3, 3, 3, 3]
+    tiny = torch.tensor([[0.1] * 3 + [0.0]], dtype=torch.float64)
+    assert local._inverse_cdf(tiny, uniform[3:], top_p=1.0).tolist() == [2]
+
+
+def test_completions_carry_text_version_and_view(policy: Policy) -> None:
+    engine = LocalEngine(policy)
+    engine.load_weights({}, version=7)
+    found = engine.generate([NONE], sampling=Sampling(group_size=2, max_new_tokens=4), key=(0,), view="noised")
+    for completion in found[0]:
+        assert completion.text == policy.processor.decode(completion.token_ids)
+        assert (completion.policy_version, completion.view) == (7, "noised")
+    assert "version 7" in engine.health()
+
+
+def test_sampling_leaves_the_mode_and_the_gradients_alone(policy: Policy) -> None:
+    for training in (True, False):
+        policy.train(training)
+        draw(policy, [NONE], max_new_tokens=2)
+        assert policy.training == training
+        assert policy.model.training == training
+    policy.train()
+    assert all(weight.grad is None for weight in policy.parameters())
+
+
+def test_sampling_under_gradient_checkpointing_changes_nothing(tiny_folder: Path, policy: Policy) -> None:
+    other = load_policy(str(tiny_folder))
+    other.model.gradient_checkpointing_enable()  # type: ignore[operator]
+    assert tokens(draw(other)) == tokens(draw(policy))
+
+
+def test_no_problem_gives_no_completion(policy: Policy) -> None:
+    assert draw(policy, []) == []
