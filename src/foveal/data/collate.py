@@ -1,6 +1,5 @@
 """Finished groups to tensors: completions padded on the right, each prompt once, the pictures of every view."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,7 +9,16 @@ from torch import Tensor
 from foveal.keys import Key, generator
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
-from foveal.types import CLEAN, Group, Inputs, Perturbation, PerturbationContext, Problem, ViewName, VisionInputs
+from foveal.types import (
+    CLEAN,
+    Group,
+    Inputs,
+    Perturbation,
+    PerturbationContext,
+    Problem,
+    ViewName,
+    VisionInputs,
+)
 
 
 def collate(
@@ -23,8 +31,9 @@ def collate(
 ) -> Inputs:
     """Tensors of finished groups under all `views`.
 
-    A token whose recorded log-probability is not finite is left out of the completion mask and counted, never replaced.
-    The perturbed pictures are keyed by (*key, problem id, image index, view).
+    A token whose recorded log-probability is not finite is left out of the completion mask and counted,
+    never replaced. The perturbed pictures are keyed by (*key, problem id, image index, view).
+    Raises: FovealError, when a completion has not one recorded log-probability a token.
     """
     encoded = [processor.encode(group.problem) for group in groups]
     completions = [completion for group in groups for completion in group.completions]
@@ -36,20 +45,25 @@ def collate(
     nonfinite = 0
     for row, completion in enumerate(completions):
         length = len(completion.token_ids)
+        values = torch.tensor(completion.sampled_logprobs, dtype=torch.float32)
+        if len(values) != length:
+            raise FovealError(
+                f"completion {row} of the batch has {len(values)} log-probabilities for {length} tokens; expected one "
+                f"a token; change the rollout engine"
+            )
+        finite = values.isfinite()
         ids[row, :length] = torch.tensor(completion.token_ids, dtype=torch.long)
-        for at, value in enumerate(completion.sampled_logprobs):
-            if math.isfinite(value):
-                mask[row, at] = True
-                logprobs[row, at] = value
-            else:
-                nonfinite += 1
+        mask[row, :length] = finite
+        logprobs[row, :length] = values.where(finite, 0.0)
+        nonfinite += length - int(finite.sum())
     vision = {CLEAN: VisionInputs(pixels=tuple(item.pixels for item in encoded))}
     donors = tuple(group.problem for group in groups)
     for view in views:
         if view == CLEAN:
             continue
         pixels = tuple(
-            _perturbed(group.problem, donors, processor, perturbations[view], view=view, key=key) for group in groups
+            _perturbed(group.problem, donors, processor, perturbations[view], view=view, key=key)
+            for group in groups
         )
         vision[view] = VisionInputs(pixels=pixels)
     return Inputs(
