@@ -1,6 +1,5 @@
 """The policy: a transformers model with its family adapter, whose one forward runs a view of a batch."""
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,9 @@ class Policy(nn.Module):
     All model work of a view, the head included, happens inside `forward`, so that a sharding wrapper sees one call.
     """
 
-    def __init__(self, model: nn.Module, family: Family, processor: Processor, *, path: AttentionPath) -> None:
+    def __init__(
+        self, model: nn.Module, family: Family, processor: Processor, *, path: AttentionPath
+    ) -> None:
         super().__init__()
         self.model = model
         self.family = family
@@ -109,20 +110,32 @@ class Policy(nn.Module):
         model.save_pretrained(folder)
         for name in PROCESSOR_FILES:
             source = self.processor.folder / name
-            if source.is_file():
+            if source.is_file() and source.resolve() != (folder / name).resolve():
                 shutil.copyfile(source, folder / name)
 
 
 def _nothing_chosen(mask: Tensor) -> Tensor:
-    raise FovealError("log_probs_at was called on a view of which no completion was run; check Objective.rows")
+    raise FovealError(
+        "log_probs_at was called on a view of which no completion was run; check Objective.rows"
+    )
 
 
-def load_policy(path: str, *, dtype: torch.dtype = torch.float32, attention: str = "auto") -> Policy:
+def load_policy(
+    path: str,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "auto",
+    device: torch.device | str = "cpu",
+) -> Policy:
     """Load a model folder or hub id with its family adapter.
 
     `attention`: "split", "dense", or "auto" (split on a CPU, dense elsewhere).
-    Raises: FovealError, when there is no such model, or no adapter for it.
+    Raises: FovealError, when there is no such model, its weights are not whole, or there is no adapter for it.
     """
+    if attention not in ("auto", "split", "dense"):
+        raise FovealError(
+            f"attention = {attention!r}; expected 'auto', 'split' or 'dense'; change [model] attention"
+        )
     folder = _folder(path)
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -130,11 +143,22 @@ def load_policy(path: str, *, dtype: torch.dtype = torch.float32, attention: str
         raise FovealError(f"the model folder {path} cannot be read: {error}") from error
     family = family_of(config, where=path)
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype)
+        found: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True
+        )
     except (OSError, ValueError, RuntimeError) as error:
         raise FovealError(f"the weights in {path} cannot be loaded: {error}") from error
+    model, loading = found
+    if loading["missing_keys"]:
+        # transformers would go on with random weights in their place.
+        missing = sorted(loading["missing_keys"])
+        raise FovealError(
+            f"the weights in {path} are not whole: {len(missing)} tensors are missing, such as {missing[0]!r}; expected "
+            f"every weight of a {config.model_type} model; fetch or export the folder again"
+        )
     family.adapt(model)
-    device = next(model.parameters()).device
+    device = torch.device(device)
+    model.to(device)
     chosen: AttentionPath = "split" if device.type == "cpu" else "dense"
     if attention != "auto":
         chosen = attention  # type: ignore[assignment]
@@ -149,7 +173,9 @@ def _folder(path: str) -> Path:
         if not (local / "config.json").is_file():
             near = sorted(str(p.parent) for p in local.glob("*/config.json"))
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise FovealError(f"the model folder {path} has no config.json; expected a Hugging Face model folder{hint}")
+            raise FovealError(
+                f"the model folder {path} has no config.json; expected a Hugging Face model folder{hint}"
+            )
         return local
     if local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") != 1:
         raise FovealError(
@@ -160,16 +186,12 @@ def _folder(path: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"]))
+        return Path(
+            snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FovealError(
             f"no such model: {path!r} is not a local folder, and the hub did not give it ({reason}); "
             f"check the name and the network, or change --model or [model] path"
         ) from error
-
-
-def describe(folder: Path) -> str:
-    """The model type of a folder, for messages."""
-    kind: str = json.loads((folder / "config.json").read_text()).get("model_type", "?")
-    return kind

@@ -24,6 +24,9 @@ from foveal.types import IMAGE_MARK, Problem, Prompt
 CACHED_PROBLEMS = 256
 """Encoded problems kept: sampling and scoring of a step read the same pictures."""
 
+CACHED_BYTES = 1 << 28
+"""Bytes of their patches: a large picture has 80 MB of them."""
+
 PROCESSOR_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -54,40 +57,53 @@ class Processor:
     def __init__(self, folder: Path, family: Family) -> None:
         self.folder = folder
         self.family = family
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+            self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            raise FovealError(
+                f"the tokenizer or the picture settings of {folder} cannot be read: {error}; expected tokenizer.json and "
+                f"preprocessor_config.json (or processor_config.json) beside the weights"
+            ) from error
         if self.tokenizer.chat_template is None:
             self.tokenizer.chat_template = _chat_template(folder)
         self.end_ids = _end_ids(folder, self.tokenizer)
-        self.pad_id = int(self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end_ids[0])
+        self.pad_id = int(
+            self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end_ids[0]
+        )
+        self._banned = tuple(self.tokenizer.convert_ids_to_tokens(list(family.banned_token_ids())))
         self._cache: OrderedDict[str, tuple[Problem, Encoded]] = OrderedDict()
+        self._cached_bytes = 0
 
     def encode(self, problem: Problem) -> Encoded:
         """The prompt with its placeholders expanded, and the clean pictures' patches.
 
         Raises: FovealError, when the text holds placeholders of its own.
         """
-        kept = self._cache.get(problem.id)
-        if kept is not None and kept[0] is problem:
-            self._cache.move_to_end(problem.id)
-            return kept[1]
-        pixels, grids = self.pixels(problem.images)
-        encoded = Encoded(prompt=self.prompt(problem, grids), pixels=pixels)
-        self._cache[problem.id] = (problem, encoded)
-        if len(self._cache) > CACHED_PROBLEMS:
-            self._cache.popitem(last=False)
-        return encoded
+        kept = self._cache.pop(problem.id, None)
+        if kept is not None:
+            self._cached_bytes -= kept[1].pixels.nbytes
+        if kept is None or kept[0] is not problem:
+            pixels, grids = self.pixels(problem.images)
+            kept = problem, Encoded(prompt=self.prompt(problem, grids), pixels=pixels)
+        self._cache[problem.id] = kept
+        self._cached_bytes += kept[1].pixels.nbytes
+        while len(self._cache) > CACHED_PROBLEMS or (
+            self._cached_bytes > CACHED_BYTES and len(self._cache) > 1
+        ):
+            _, (_, oldest) = self._cache.popitem(last=False)
+            self._cached_bytes -= oldest.pixels.nbytes
+        return kept[1]
 
     def prompt(self, problem: Problem, grids: Tensor) -> Prompt:
         """Token ids and positions of a problem whose pictures have these patch grids [images, 3]."""
-        text_ids = self._text_ids(problem)
+        text_ids = self._text_ids(problem, pictures=len(grids))
         image_id = self.family.image_token_id
         counts = self.family.visual_tokens(grids).tolist()
         if text_ids.count(image_id) != len(counts):
             raise FovealError(
                 f"problem {problem.id!r}: its prompt holds {text_ids.count(image_id)} picture placeholders for "
-                f"{len(counts)} pictures; expected one each; take special tokens such as "
-                f"{self.tokenizer.convert_ids_to_tokens(image_id)!r} out of the question"
+                f"{len(counts)} pictures; expected one each; check the chat template of {self.folder}"
             )
         remaining = iter(counts)
         expanded: list[int] = []
@@ -107,20 +123,25 @@ class Processor:
     def prompt_length(self, problem: Problem, sizes: Sequence[tuple[int, int]]) -> int:
         """Prompt tokens, visual ones included, of a problem whose pictures have these (width, height); reads no pixels."""
         grids = torch.tensor([self.grid(size) for size in sizes], dtype=torch.long).reshape(-1, 3)
-        text_ids = self._text_ids(problem)
+        text_ids = self._text_ids(problem, pictures=len(sizes))
         return len(text_ids) - len(sizes) + int(self.family.visual_tokens(grids).sum())
 
     def grid(self, size: tuple[int, int]) -> tuple[int, int, int]:
         """Patch grid (time, height, width) of a picture of (width, height) pixels."""
         patch, merge = self.family.patch, self.family.merge
         limits = self._images.size
-        height, width = smart_resize(
-            size[1],
-            size[0],
-            factor=patch * merge,
-            min_pixels=limits["shortest_edge"],
-            max_pixels=limits["longest_edge"],
-        )
+        try:
+            height, width = smart_resize(
+                size[1],
+                size[0],
+                factor=patch * merge,
+                min_pixels=limits["shortest_edge"],
+                max_pixels=limits["longest_edge"],
+            )
+        except ValueError as error:
+            raise FovealError(
+                f"a picture of {size[0]} x {size[1]} pixels is too narrow: {error}; crop it or leave it out of the data"
+            ) from error
         return 1, height // patch, width // patch
 
     def pixels(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
@@ -128,6 +149,8 @@ class Processor:
         if not images:
             features = 3 * self._images.temporal_patch_size * self.family.patch**2
             return torch.zeros(0, features), torch.zeros(0, 3, dtype=torch.long)
+        for image in images:
+            self.grid(image.size)
         found = self._images(images=[image.convert("RGB") for image in images], return_tensors="pt")
         return found["pixel_values"], found["image_grid_thw"]
 
@@ -136,11 +159,17 @@ class Processor:
         text: str = self.tokenizer.decode(list(token_ids), skip_special_tokens=True)
         return text
 
-    def _text_ids(self, problem: Problem) -> list[int]:
-        pieces = problem.question.split(IMAGE_MARK)
-        if len(pieces) - 1 != len(problem.images):
+    def _text_ids(self, problem: Problem, *, pictures: int) -> list[int]:
+        own = [token for token in self._banned if token in problem.question]
+        if own:
             raise FovealError(
-                f"problem {problem.id!r}: {len(pieces) - 1} {IMAGE_MARK} marks for {len(problem.images)} pictures; "
+                f"problem {problem.id!r}: its question holds the special token {own[0]!r}; expected {IMAGE_MARK} where a "
+                f"picture stands; take the token out of the question"
+            )
+        pieces = problem.question.split(IMAGE_MARK)
+        if len(pieces) - 1 != pictures:
+            raise FovealError(
+                f"problem {problem.id!r}: {len(pieces) - 1} {IMAGE_MARK} marks for {pictures} pictures; "
                 f"expected one mark a picture"
             )
         content: list[dict[str, str]] = []

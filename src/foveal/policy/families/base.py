@@ -4,7 +4,6 @@ import importlib
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from foveal.policy.attention import Layout
@@ -77,8 +76,3 @@ def family_of(config: Any, *, where: str) -> Family:  # noqa: ANN401
     module, _, name = FAMILIES[kind].partition(":")
     family: Family = getattr(importlib.import_module(module), name)(config)
     return family
-
-
-def cat_positions(parts: list[Tensor]) -> Tensor:
-    """Concatenate position rows along the tokens."""
-    return torch.cat(parts, dim=1)

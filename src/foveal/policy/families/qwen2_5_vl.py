@@ -7,12 +7,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.policy.attention import SHARED, WINDOWS, Layout
+from foveal.spec import FovealError
 
 
 class Qwen25VL:
     """Adapter of `model_type` qwen2_5_vl."""
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401
+        if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
+            raise FovealError(
+                "the model has text layers with sliding-window attention (layer_types or use_sliding_window in its "
+                "config.json); expected full attention in every layer; change --model or [model] path"
+            )
         self.patch: int = config.vision_config.patch_size
         self.merge: int = config.vision_config.spatial_merge_size
         self.image_token_id: int = config.image_token_id
@@ -46,7 +52,9 @@ class Qwen25VL:
             position += start - at
             high, wide = height // self.merge, width // self.merge
             count = time * high * wide
-            grid = torch.stack(torch.meshgrid(torch.arange(time), torch.arange(high), torch.arange(wide), indexing="ij"))
+            grid = torch.stack(
+                torch.meshgrid(torch.arange(time), torch.arange(high), torch.arange(wide), indexing="ij")
+            )
             rows[:, start : start + count] = grid.reshape(3, -1) + position
             position += max(high, wide)
             at = start + count
@@ -67,7 +75,7 @@ class Qwen25VL:
     def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """The language model on one packed row; the layout replaces its masks."""
         text: Any = model.model.language_model  # type: ignore[union-attr]
-        no_masks = {"full_attention": None, "sliding_attention": None}
+        no_masks = {"full_attention": None}
         output: Tensor = text(
             inputs_embeds=embeddings[None],
             position_ids=positions[:, None],
