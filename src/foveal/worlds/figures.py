@@ -11,7 +11,7 @@ TRIPLES = ((3, 4, 5), (6, 8, 10), (5, 12, 13), (9, 12, 15), (8, 15, 17))
 """Pythagorean triples with small numbers."""
 
 LENGTH = rf"(\d{{1,6}}|{UNKNOWN})\b"
-_EQUATION = re.compile(r"(\d+)\s*([-+*/])\s*(\d+)\s*=\s*(\d+)")
+_EQUATION = re.compile(r"\b(\d{1,6})\s*([-+*/])\s*(\d{1,6})\s*=\s*(\d{1,6})\b")
 
 
 def exact_root(number: int) -> int | None:

@@ -32,13 +32,13 @@ def write_contact_sheet(
     split: Split = "train",
     settings: WorldSettings = DEFAULT_SETTINGS,
 ) -> Path:
-    """Write `n` problems of each family to a PNG: enlarged pictures, and below them question, answer and grade.
+    """Write `n` problems of each family to a PNG: pictures, and below them question, answer, grade.
 
     Raises: WorldError when nothing would be shown, or for an unknown family.
     """
     if n < 1 or not families:
         raise WorldError(
-            f"a contact sheet of {n} problems of {len(families)} families is empty; ask for at least 1"
+            f"a contact sheet of {n} problems of {len(families)} families is empty; n must be at least 1"
         )
     tiles = [
         _tile(make_problem(family, split=split, seed=seed, index=i, settings=settings))
