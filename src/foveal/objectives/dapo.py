@@ -1,0 +1,123 @@
+"""DAPO: GRPO's surrogate with a higher upper clip, a token mean, dynamic sampling and a soft limit on
+length."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Bool, Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from foveal.objectives.grpo import Advantage, group_advantages, policy_masks, policy_measures, policy_terms
+from foveal.types import CLEAN, Aggregation, Batch, Group, Inputs, Objective, Term, TokenStats, ViewName
+
+
+def overlong_penalty(
+    lengths: Int[Tensor, "B"], *, max_length: int, buffer: int, factor: float
+) -> Float[Tensor, "B"]:
+    """0 up to max_length - buffer tokens, then falling linearly to -factor at max_length (and no further).
+
+    Source: DAPO arXiv:2503.14476 Eq. 13, where factor is 1.
+    """
+    excess = (lengths - (max_length - buffer)).float() / buffer
+    return -factor * excess.clamp(0.0, 1.0)
+
+
+class DAPO(Objective):
+    """Decoupled clip and dynamic sampling policy optimisation.
+
+    GRPO with clip_high > clip_low, the mean over all tokens of the mini-batch, no reference KL; groups that
+    are all right or all wrong are replaced (`keeps`), and completions that near the length limit lose reward.
+    `DAPO(clip_high=0.2, aggregation="sequence_mean", filter_groups=False)` is `GRPO()` bit for bit.
+
+    Source: arXiv:2503.14476 Eq. 8-13. Differs from the paper: overlong shaping is off unless
+    `overlong_buffer` is set (PAPO's DAPO runs do without), as it needs a length limit; filtering is on the
+    share of right answers, bounds as in PAPO's code.
+    """
+
+    type: str = "dapo"
+    aggregation: Aggregation = "token_mean"
+    clip_low: float = Field(default=0.2, ge=0, lt=1)
+    """Ratios below 1 - clip_low earn nothing more."""
+    clip_high: float = Field(default=0.28, ge=0)
+    """Ratios above 1 + clip_high earn nothing more: room for unlikely tokens to grow. arXiv:2503.14476."""
+    dual_clip: float | None = Field(default=None, gt=1)
+    """Bound on the loss of a token with negative advantage, times |A|; none in the paper, 3.0 in PAPO's
+    code."""
+    kl_coef: float = Field(default=0.0, ge=0)
+    """beta of the KL to the reference policy; the paper removes it."""
+    advantage: Advantage = "group_std"
+    filter_groups: bool = True
+    """Dynamic sampling: drop groups that carry no signal."""
+    accuracy_low: float = Field(default=0.01, ge=0, le=1)
+    """A group is kept when its share of right answers is strictly above this; PAPO's scripts."""
+    accuracy_high: float = Field(default=0.99, ge=0, le=1)
+    """... and strictly below this; PAPO's scripts."""
+    overlong_buffer: int = Field(default=0, ge=0)
+    """Tokens before `max_length` over which the length penalty grows; 0 turns it off. The paper: 4096 of
+    20480."""
+    overlong_factor: float = Field(default=1.0, ge=0)
+    """Penalty at `max_length`, in units of reward."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Length limit of completions, tokens; needed when `overlong_buffer` is set."""
+
+    @model_validator(mode="after")
+    def _limits(self) -> "DAPO":
+        if self.overlong_buffer and (self.max_length is None or self.overlong_buffer > self.max_length):
+            raise ValueError(
+                f"overlong_buffer {self.overlong_buffer} needs a max_length of at least as many tokens, got "
+                f"{self.max_length}; set max_length to the limit of completions, or overlong_buffer = 0"
+            )
+        if self.accuracy_low >= self.accuracy_high:
+            raise ValueError(
+                f"accuracy_low {self.accuracy_low} is not below accuracy_high {self.accuracy_high}, so no "
+                "group is kept; lower the one, raise the other, or set filter_groups = false"
+            )
+        return self
+
+    @property
+    def uses_reference(self) -> bool:
+        """Reference log-probabilities are needed for the KL term alone."""
+        return self.kl_coef > 0
+
+    def keeps(self, group: Group) -> bool:
+        """Whether the share of right answers lies strictly between the bounds (always, without
+        `filter_groups`)."""
+        accuracy = sum(group.correct) / len(group.correct)
+        return not self.filter_groups or self.accuracy_low < accuracy < self.accuracy_high
+
+    def shaped_rewards(self, inputs: Inputs) -> Float[Tensor, "B"]:
+        """Rewards with the length penalty added; the rewards themselves when it is off."""
+        if self.overlong_buffer == 0 or self.max_length is None:
+            return inputs.rewards
+        penalty = overlong_penalty(
+            inputs.lengths,
+            max_length=self.max_length,
+            buffer=self.overlong_buffer,
+            factor=self.overlong_factor,
+        )
+        return inputs.rewards + penalty.to(inputs.rewards)
+
+    def advantages(self, inputs: Inputs) -> Float[Tensor, "B T"]:
+        """Group-relative advantages of the shaped rewards."""
+        return group_advantages(self.shaped_rewards(inputs), inputs, advantage=self.advantage)
+
+    def masks(self, batch: Batch) -> Mapping[str, Bool[Tensor, "B T"]]:
+        """All completion tokens for each term."""
+        return policy_masks(batch, kl_coef=self.kl_coef)
+
+    def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
+        """`surrogate`, and `reference_kl` when kl_coef > 0."""
+        return policy_terms(
+            batch,
+            now[CLEAN],
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+            kl_coef=self.kl_coef,
+        )
+
+    def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
+        """Clip fractions, entropy and the KL moved since the old policy."""
+        return policy_measures(
+            batch, now[CLEAN], clip_low=self.clip_low, clip_high=self.clip_high, dual_clip=self.dual_clip
+        )

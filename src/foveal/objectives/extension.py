@@ -1,0 +1,104 @@
+"""What methods that hold a base objective share: PAPO and CPPO append terms, and leave everything else to the
+base."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from pydantic import Field, SerializeAsAny, model_validator
+from torch import Tensor
+
+from foveal.objectives import REGISTRY
+from foveal.objectives.grpo import GRPO
+from foveal.spec import ConfigError, build_component
+from foveal.types import CLEAN, Batch, Group, Inputs, Objective, Term, TokenStats, ViewName
+
+
+def build_objective(value: object) -> Objective:
+    """An objective from a table with a `type`, a name, or an instance.
+
+    Raises: ConfigError for an unknown name, a bad field, or a class that is not an objective.
+    """
+    found = build_component(value, REGISTRY, kind="objective")
+    if not isinstance(found, Objective):
+        raise ConfigError(
+            f"{type(found).__name__} is not an objective; derive it from foveal.types.Objective"
+        )
+    return found
+
+
+class Extension(Objective):
+    """An objective that holds another: the base's terms first, then its own, averaged in the base's way.
+
+    Subclasses override what they add to, starting from `super()`. A method that is switched off adds no term
+    and no view, so it is its base bit for bit.
+    """
+
+    base: SerializeAsAny[Objective] = Field(default_factory=GRPO)
+    """The objective held, as a table with a `type`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _follow_base(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        base = build_objective(data.get("base", "grpo"))
+        own = data.get("aggregation", base.aggregation)
+        if own != base.aggregation:
+            raise ValueError(
+                f"aggregation {own!r} differs from the base's {base.aggregation!r}; both are averaged alike, "
+                "so set objective.base.aggregation alone"
+            )
+        return {**data, "base": base, "aggregation": base.aggregation}
+
+    @property
+    def score_views(self) -> tuple[ViewName, ...]:
+        """Those of the base."""
+        return self.base.score_views
+
+    @property
+    def update_views(self) -> tuple[ViewName, ...]:
+        """Those of the base."""
+        return self.base.update_views
+
+    @property
+    def uses_reference(self) -> bool:
+        """As the base."""
+        return self.base.uses_reference
+
+    def keeps(self, group: Group) -> bool:
+        """As the base."""
+        return self.base.keeps(group)
+
+    def advantages(self, inputs: Inputs) -> Float[Tensor, "B T"]:
+        """Those of the base."""
+        return self.base.advantages(inputs)
+
+    def prepare(self, batch: Batch) -> Batch:
+        """What the base chooses."""
+        return self.base.prepare(batch)
+
+    def rows(self, view: ViewName, batch: Batch) -> Bool[Tensor, "B"]:
+        """Completions for which the base runs `view`; none when it does not use the view."""
+        if view in self.base.update_views:
+            return self.base.rows(view, batch)
+        return torch.zeros_like(batch.inputs.completion_mask[:, :1]).any(-1)
+
+    def masks(self, batch: Batch) -> Mapping[str, Bool[Tensor, "B T"]]:
+        """Those of the base."""
+        return self.base.masks(batch)
+
+    def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
+        """Those of the base."""
+        return self.base.terms(batch, now)
+
+    def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
+        """Those of the base."""
+        return self.base.measures(batch, now)
+
+
+def join_views(*names: ViewName) -> tuple[ViewName, ...]:
+    """Views without repetition, "clean" first where it occurs."""
+    unique = tuple(dict.fromkeys(names))
+    return tuple(sorted(unique, key=lambda name: name != CLEAN))
