@@ -1,0 +1,15 @@
+"""Perturbations: a picture in, a picture of the same size out. Pure, keyed by a generator, one class each."""
+
+REGISTRY: dict[str, str] = {
+    "patch_mask": "foveal.perturbations.occlude:PatchMask",
+    "occlusion": "foveal.perturbations.occlude:Occlusion",
+    "crop": "foveal.perturbations.occlude:Crop",
+    "noise": "foveal.perturbations.occlude:Noise",
+    "blank": "foveal.perturbations.occlude:Blank",
+    "colour": "foveal.perturbations.distort:Colour",
+    "rotation": "foveal.perturbations.distort:Rotation",
+    "perspective": "foveal.perturbations.distort:Perspective",
+    "random_choice": "foveal.perturbations.chain:RandomChoice",
+    "chain": "foveal.perturbations.chain:Chain",
+}
+"""Short names of the shipped perturbations; strings, so that nothing is imported that is not used."""
