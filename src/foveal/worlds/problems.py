@@ -161,7 +161,7 @@ class WorldData(Sequence[Problem]):
             )
         self.names = tuple(weights)
         self.shares = values / values.sum()
-        self.split = split
+        self.split: Split = split
         self.seed = seed
         self.size = size
         self.settings = settings
