@@ -44,6 +44,18 @@ def test_the_readme_objective_loads_by_import_path_and_adds_its_term(
     assert found.model_dump()["base"]["type"] == "dapo"
 
 
+def test_the_readme_run_has_the_config_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.train import loop
+
+    started = []
+    monkeypatch.setattr(loop, "start", lambda config, out: started.append(config))
+    text = next(text for text in blocks("README.md", "python") if "load(None" in text)
+    exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
+    assert started[0].steps == 20
+    assert started[0].objective.kl_prcp_coef == 0.02
+    assert started[0].perturbations["removed"].fill == "background"
+
+
 def test_the_config_of_the_guide_is_accepted() -> None:
     from foveal.config import RunConfig
 
