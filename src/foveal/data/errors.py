@@ -1,0 +1,23 @@
+"""The error of all data readers, and the nearest name to a mistyped one."""
+
+import difflib
+from collections.abc import Iterable
+
+from foveal.spec import FovealError
+
+
+class DataError(FovealError):
+    """Data that cannot be used; the message names the file, the row or the field, and the way out."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the known name most like `name`; empty when none is."""
+    choices = {choice.casefold(): choice for choice in known}
+    found = difflib.get_close_matches(name.casefold(), list(choices), n=1)
+    return f"; did you mean {choices[found[0]]!r}?" if found else ""
+
+
+def listing(names: Iterable[str], *, limit: int = 12) -> str:
+    """Names for a message, the first few of many."""
+    every = list(names)
+    return ", ".join(every[:limit]) + (f", ... ({len(every)} in all)" if len(every) > limit else "")

@@ -1,0 +1,132 @@
+"""Finds out what a path is: a file by its suffix, a folder by what it holds, else a data set of the hub."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from foveal.data.errors import DataError, listing, nearest
+from foveal.data.hub import hub_rows, saved_rows
+from foveal.data.readers import ParquetRows, Rows, csv_rows, json_rows, jsonl_rows
+
+KINDS = ("auto", "parquet", "jsonl", "folder", "saved", "hub")
+SPLITS = ("train", "test", "validation", "valid", "val", "dev", "heldout")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_READERS: dict[str, Callable[[Path], Rows]] = {
+    ".parquet": lambda path: ParquetRows([path]),
+    ".jsonl": jsonl_rows,
+    ".ndjson": jsonl_rows,
+    ".json": json_rows,
+    ".csv": csv_rows,
+}
+_SUFFIXES = {"parquet": (".parquet",), "jsonl": (".jsonl", ".ndjson", ".json")}
+
+
+def open_rows(path: str, *, kind: str = "auto", split: str | None = None) -> Rows:
+    """The rows at `path`, as `kind` says or as they look.
+
+    Raises: DataError for a path that is not there (with the nearest name), or of no known kind.
+    """
+    place = Path(path).expanduser()
+    if kind == "hub":
+        return hub_rows(path, split=split)
+    if place.is_dir():
+        return _folder_rows(place, kind=kind, split=split)
+    if place.is_file():
+        wanted = _SUFFIXES.get(kind, tuple(_READERS))
+        suffix = place.suffix.lower()
+        if kind in ("folder", "saved") or suffix not in wanted:
+            expected = "a folder" if kind in ("folder", "saved") else " or ".join(wanted)
+            raise DataError(f"{place}: unknown kind of file for type = {kind!r}; expected {expected}")
+        return _READERS[suffix](place)
+    if kind == "auto" and _looks_like_hub_id(path):
+        return hub_rows(path, split=split)
+    raise DataError(_missing(place))
+
+
+def _looks_like_hub_id(path: str) -> bool:
+    suffix = Path(path).suffix.lower()
+    known = suffix in _READERS or suffix in _PICTURES
+    return _HUB_ID.fullmatch(path) is not None and not known and not Path(path).parent.is_dir()
+
+
+def _missing(place: Path) -> str:
+    folder = place.parent
+    if not folder.is_dir():
+        return f"data {place} does not exist: there is no folder {folder} (seen from {Path.cwd()}); set path"
+    names = sorted(entry.name for entry in folder.iterdir())
+    hint = nearest(place.name, names) or f"; {folder} holds {listing(names) or 'nothing'}"
+    return f"data {place} does not exist{hint}"
+
+
+def _folder_rows(folder: Path, *, kind: str, split: str | None) -> Rows:
+    if kind == "saved" or (kind == "auto" and _is_saved(folder)):
+        return saved_rows(folder, split=split)
+    for subfolder in ("", split or ""):
+        for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet"):
+            metadata = folder / subfolder / name
+            if metadata.is_file() and kind in ("auto", "folder"):
+                return _READERS[metadata.suffix](metadata)
+    for suffixes in ((".parquet",), (".jsonl", ".ndjson"), (".json",), (".csv",)):
+        files = sorted(
+            path for suffix in suffixes for path in folder.rglob(f"*{suffix}") if not _hidden(path, folder)
+        )
+        if not files or (kind in _SUFFIXES and suffixes[0] not in _SUFFIXES[kind]) or kind == "folder":
+            continue
+        chosen = _of_split(files, folder, split)
+        if suffixes == (".parquet",):
+            return ParquetRows(chosen)
+        if len(chosen) == 1:
+            return _READERS[chosen[0].suffix.lower()](chosen[0])
+        raise DataError(
+            f"{folder} holds several files: {listing(_relative(chosen, folder))}; set path to one of them"
+        )
+    found = sorted(entry.name for entry in folder.iterdir())
+    pictures = sum(name.lower().endswith(_PICTURES) for name in found)
+    what = (
+        f"{pictures} pictures but no metadata.jsonl or metadata.csv; write one line a problem "
+        "with file_name, question and answer"
+        if pictures
+        else f"no parquet, JSONL or metadata file; it holds {listing(found) or 'nothing'}"
+    )
+    raise DataError(f"{folder} has {what}")
+
+
+def _is_saved(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _relative(files: Sequence[Path], folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in files]
+
+
+def _of_split(files: Sequence[Path], folder: Path, split: str | None) -> list[Path]:
+    """The files of one split, known by folder or start of the name; never training and test mixed."""
+    splits = {path: _split_name(path.relative_to(folder), split) for path in files}
+    known = sorted({name for name in splits.values() if name is not None})
+    if split is not None:
+        chosen = [path for path in files if splits[path] == split]
+        if chosen or not known:
+            return chosen or list(files)
+        raise DataError(
+            f"{folder} has no files of split {split!r}{nearest(split, known)}; splits: {listing(known)}"
+        )
+    if len(known) > 1:
+        raise DataError(f"{folder} holds several splits: {listing(known)}; choose one with split = 'NAME'")
+    return list(files)
+
+
+def _split_name(path: Path, wanted: str | None) -> str | None:
+    names = SPLITS if wanted is None else (wanted, *SPLITS)
+    parts = [part.lower() for part in path.parts]
+    for name in names:
+        if name in parts[:-1] or re.match(rf"{re.escape(name)}(?:[-_.]|$)", parts[-1]):
+            return name
+    return None

@@ -1,0 +1,60 @@
+"""Procedural worlds as a data source: `[data] type = "world"`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import overload
+
+from pydantic import Field
+
+from foveal.data.problems import DataSource
+from foveal.types import Problem
+from foveal.worlds import WorldData, WorldSettings
+from foveal.worlds.base import Split
+
+
+class WorldDataConfig(WorldSettings, DataSource):
+    """Problems of `foveal.worlds`; `noise`, `grade`, `shortcut`, ... are those of `WorldSettings`."""
+
+    type: str = "world"
+    families: tuple[str, ...] | Mapping[str, float] = ("counting", "relations")
+    """Families in equal parts, or a table of weights."""
+    split: Split = "train"
+    """"train" or "heldout"; no scene is in both."""
+    seed: int = Field(default=0, ge=0)
+    """Which problems of the split."""
+    size: int = Field(default=10_000, ge=1)
+    """Number of problems."""
+
+    def load(self) -> Sequence[Problem]:
+        """The problems, drawn on each access.
+
+        Raises: WorldError for an unknown family or unusable weights.
+        """
+        settings = WorldSettings.model_validate(
+            {name: getattr(self, name) for name in WorldSettings.model_fields}
+        )
+        data = WorldData(self.families, split=self.split, seed=self.seed, size=self.size, settings=settings)
+        return Suffixed(data, self.prompt_suffix) if self.prompt_suffix else data
+
+
+class Suffixed(Sequence[Problem]):
+    """Problems with an instruction behind each question."""
+
+    def __init__(self, problems: Sequence[Problem], suffix: str) -> None:
+        """`suffix` follows after a blank line."""
+        self._problems, self._suffix = problems, suffix
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        problem = self._problems[index]
+        return replace(problem, question=f"{problem.question}\n\n{self._suffix}")
