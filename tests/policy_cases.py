@@ -131,7 +131,9 @@ def plain(policy: Policy, inputs: Inputs, *, temperature: float = 1.0, rows: Ten
     return Outcome(logprobs=logprobs, entropy=entropy, grads=_grads(model))
 
 
-def shared(policy: Policy, inputs: Inputs, *, temperature: float = 1.0, rows: Tensor | None = None) -> Outcome:
+def shared(
+    policy: Policy, inputs: Inputs, *, temperature: float = 1.0, rows: Tensor | None = None
+) -> Outcome:
     """The same from the policy's own forward."""
     policy.zero_grad()
     stats: TokenStats = policy(inputs, CLEAN, temperature=temperature, rows=rows)
@@ -160,7 +162,7 @@ def distance(found: dict[str, Tensor], wanted: dict[str, Tensor], *, only: str =
 
 
 def close(found: Outcome, wanted: Outcome, *, logprobs: float = 5e-6, grads: float = 1e-5) -> bool:
-    """Within the bounds, over all parameters and over the vision tower alone (whose gradients are the smaller ones)."""
+    """Within the bounds, over all parameters and over the vision tower alone (its gradients are smaller)."""
     gaps = {
         "log-probs": float((found.logprobs - wanted.logprobs).abs().max()) / logprobs,
         "entropy": float((found.entropy - wanted.entropy).abs().max()) / (2 * logprobs),

@@ -21,13 +21,13 @@ SPECIALS = (
     "<|image_pad|>",
     "<|video_pad|>",
 )
-"""The last one is the last word of the vocabulary: a sampler that clamps to the end of it would draw a banned token."""
+"""The last one ends the vocabulary: a sampler that clamps to its end would draw a banned token."""
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% for part in message['content'] %}{% if part['type'] == 'image' %}"
-    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}{% endfor "
+    "%}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
 SENTENCES = (

@@ -7,29 +7,35 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from policy_cases import NONE, ONE, TALL, TWO, problem
 
 from foveal.data.collate import collate, perturb
 from foveal.policy import Policy, load_policy
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
 from foveal.types import CLEAN, REMOVED, Completion, Group, Inputs, Perturbation, PerturbationContext, Problem
+from policy_cases import NONE, ONE, TALL, TWO, problem
 
 
 class Noise(Perturbation):
-    def __call__(self, image: Image.Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image.Image:
+    def __call__(
+        self, image: Image.Image, *, rng: np.random.Generator, context: PerturbationContext
+    ) -> Image.Image:
         return Image.fromarray(rng.integers(0, 255, (image.height, image.width, 3), dtype=np.uint8))
 
 
 class Shrink(Perturbation):
-    def __call__(self, image: Image.Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image.Image:
+    def __call__(
+        self, image: Image.Image, *, rng: np.random.Generator, context: PerturbationContext
+    ) -> Image.Image:
         return image.resize((28, 28))
 
 
 class Donor(Perturbation):
     """The first picture of another problem, in this one's size."""
 
-    def __call__(self, image: Image.Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image.Image:
+    def __call__(
+        self, image: Image.Image, *, rng: np.random.Generator, context: PerturbationContext
+    ) -> Image.Image:
         assert (context.patch, context.merge) == (14, 2)
         return context.donors[0].resize(image.size) if context.donors else image
 
@@ -46,7 +52,9 @@ def processor(policy: Policy) -> Processor:
 
 def completion(*token_ids: int, logprobs: tuple[float, ...] | None = None, stop: bool = False) -> Completion:
     given = logprobs if logprobs is not None else tuple(-0.5 - i for i in range(len(token_ids)))
-    return Completion(token_ids=token_ids, sampled_logprobs=given, text="", finish="stop" if stop else "length")
+    return Completion(
+        token_ids=token_ids, sampled_logprobs=given, text="", finish="stop" if stop else "length"
+    )
 
 
 def group(of: Problem, *completions: Completion, rewards: tuple[float, ...] | None = None) -> Group:
@@ -55,7 +63,9 @@ def group(of: Problem, *completions: Completion, rewards: tuple[float, ...] | No
     return Group(problem=of, completions=completions, rewards=given, correct=tuple(r > 0.5 for r in given))
 
 
-def gathered(processor: Processor, *groups: Group, key: tuple[int | str, ...] = (3, 4), **views: Perturbation) -> Inputs:
+def gathered(
+    processor: Processor, *groups: Group, key: tuple[int | str, ...] = (3, 4), **views: Perturbation
+) -> Inputs:
     return collate(groups, processor=processor, views=(CLEAN, *views), perturbations=views, key=key)
 
 
@@ -67,7 +77,12 @@ def test_completions_are_padded_on_the_right_in_the_order_of_their_groups(proces
     )
     pad = processor.pad_id
     assert inputs.completion_ids.tolist() == [[5, 6, 7], [8, pad, pad], [pad] * 3, [9, 10, pad]]
-    assert inputs.completion_mask.tolist() == [[True] * 3, [True, False, False], [False] * 3, [True, True, False]]
+    assert inputs.completion_mask.tolist() == [
+        [True] * 3,
+        [True, False, False],
+        [False] * 3,
+        [True, True, False],
+    ]
     assert inputs.sampled_logprobs.tolist() == [[-0.5, -1.5, -2.5], [-0.5, 0, 0], [0, 0, 0], [-0.5, -1.5, 0]]
     assert inputs.lengths.tolist() == [3, 1, 0, 2]
     assert inputs.truncated.tolist() == [False, True, True, True]
@@ -112,7 +127,9 @@ def test_log_probs_that_are_not_one_a_token_are_refused(processor: Processor) ->
 
 
 def test_a_perturbation_that_changes_the_size_is_refused(processor: Processor) -> None:
-    with pytest.raises(FovealError, match=r"\(112, 112\) into one of \(28, 28\).*change \[perturbations.removed\]"):
+    with pytest.raises(
+        FovealError, match=r"\(112, 112\) into one of \(28, 28\).*change \[perturbations.removed\]"
+    ):
         gathered(processor, group(ONE, completion(5)), removed=Shrink(type="shrink"))
 
 

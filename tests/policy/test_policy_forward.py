@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from policy_cases import CASES, MIXED, batch, close, distance, plain, plain_logits, plain_model, shared, weights
 from torch import Tensor
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
 
@@ -17,6 +16,18 @@ from foveal.policy.attention import PackedLayout
 from foveal.policy.forward import micro_batches, pack
 from foveal.spec import FovealError
 from foveal.types import CLEAN
+from policy_cases import (
+    CASES,
+    MIXED,
+    batch,
+    close,
+    distance,
+    plain,
+    plain_logits,
+    plain_model,
+    shared,
+    weights,
+)
 
 PATHS = ("split", "dense")
 
@@ -39,7 +50,9 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where transformers computes in float32 whatever the model's type, let it keep float64."""
 
     def norm(module: Any, x: Tensor) -> Tensor:
-        scale: Tensor = module.weight * torch.rsqrt(x.square().mean(-1, keepdim=True) + module.variance_epsilon)
+        scale: Tensor = module.weight * torch.rsqrt(
+            x.square().mean(-1, keepdim=True) + module.variance_epsilon
+        )
         return scale * x
 
     def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
@@ -185,7 +198,9 @@ def test_log_probs_at_gives_full_distributions_in_row_major_order_with_gradient(
     mask &= inputs.completion_mask
     model = plain_model(policy)
     places = mask.nonzero().tolist()
-    weight = torch.randn(len(places), policy.model.lm_head.weight.shape[0], generator=torch.Generator().manual_seed(1))  # type: ignore[union-attr, index]
+    weight = torch.randn(
+        len(places), policy.model.lm_head.weight.shape[0], generator=torch.Generator().manual_seed(1)
+    )  # type: ignore[union-attr, index]
     parts = [torch.log_softmax(plain_logits(model, policy, inputs, b)[t] / 0.8, dim=-1) for b, t in places]
     wanted = torch.stack(parts)
     (wanted * weight).sum().backward()
@@ -193,9 +208,7 @@ def test_log_probs_at_gives_full_distributions_in_row_major_order_with_gradient(
     (found * weight).sum().backward()
     assert len(places) > 10
     assert (found - wanted).abs().max() <= 5e-6
-    both = [
-        {n: p.grad for n, p in m.named_parameters() if p.grad is not None} for m in (policy.model, model)
-    ]
+    both = [{n: p.grad for n, p in m.named_parameters() if p.grad is not None} for m in (policy.model, model)]
     assert distance(both[0], both[1]) <= 1e-5
 
 
@@ -207,7 +220,9 @@ def test_a_dropped_token_still_belongs_to_the_sequence(policy: Policy) -> None:
     assert torch.equal(found.logprobs, policy(inputs, CLEAN).logprobs)
 
 
-def layout(*, prompts: tuple[int, ...], completions: tuple[int, ...], owners: tuple[int, ...]) -> PackedLayout:
+def layout(
+    *, prompts: tuple[int, ...], completions: tuple[int, ...], owners: tuple[int, ...]
+) -> PackedLayout:
     return PackedLayout(
         prompt_lengths=prompts,
         completion_lengths=completions,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from policy_cases import NONE, ONE, TALL, TWO, picture, plain_model, problem
 from transformers import AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -14,6 +13,7 @@ from foveal.policy import Policy, load_policy, processing
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
 from foveal.types import Problem
+from policy_cases import NONE, ONE, TALL, TWO, picture, plain_model, problem
 
 THREE = problem("three", "<image> <image> and <image>", (140, 84), (28, 28), (56, 224))
 
@@ -49,7 +49,13 @@ def test_positions_of_a_text_are_its_order(policy: Policy) -> None:
 
 @pytest.mark.parametrize(
     "sizes",
-    [[(112, 112)], [(140, 84)], [(196, 112), (28, 28)], [(112, 112), (112, 112)], [(252, 140), (84, 140), (56, 56)]],
+    [
+        [(112, 112)],
+        [(140, 84)],
+        [(196, 112), (28, 28)],
+        [(112, 112), (112, 112)],
+        [(252, 140), (84, 140), (56, 56)],
+    ],
     ids=str,
 )
 def test_vision_features_and_gradients_equal_those_of_transformers(
@@ -66,7 +72,8 @@ def test_vision_features_and_gradients_equal_those_of_transformers(
     (found * weight).sum().backward()
     (wanted * weight).sum().backward()
     grads = [
-        torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for m in (policy.model, model)
+        torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None])
+        for m in (policy.model, model)
     ]
     assert float((grads[0] - grads[1]).norm() / grads[1].norm()) <= 1e-5
 
@@ -87,7 +94,9 @@ def test_patch_product_equals_the_convolution(policy: Policy) -> None:
     assert (found - wanted).abs().max() <= 5e-6 * float(wanted.abs().max())
 
 
-@pytest.mark.parametrize(("size", "grid"), [((112, 112), (1, 8, 8)), ((140, 84), (1, 6, 10)), ((30, 20), (1, 2, 2))])
+@pytest.mark.parametrize(
+    ("size", "grid"), [((112, 112), (1, 8, 8)), ((140, 84), (1, 6, 10)), ((30, 20), (1, 2, 2))]
+)
 def test_grid_of_a_size_equals_that_of_the_pixels(
     processor: Processor, size: tuple[int, int], grid: tuple[int, int, int]
 ) -> None:
@@ -103,7 +112,9 @@ def test_large_pictures_are_scaled_into_the_folders_limits(processor: Processor)
     assert int(grids.prod()) * 14 * 14 <= 784 * 256
 
 
-def test_limits_written_as_min_and_max_pixels_are_obeyed(tiny_folder: Path, policy: Policy, tmp_path: Path) -> None:
+def test_limits_written_as_min_and_max_pixels_are_obeyed(
+    tiny_folder: Path, policy: Policy, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     file = folder / "preprocessor_config.json"
     settings = json.loads(file.read_text())
@@ -118,7 +129,9 @@ def test_limits_written_as_min_and_max_pixels_are_obeyed(tiny_folder: Path, poli
 
 def test_pixels_equal_those_of_the_image_processor(policy: Policy) -> None:
     images = [picture(112, 56), picture(84, 140, seed=1)]
-    wanted = Qwen2VLImageProcessorPil.from_pretrained(policy.processor.folder)(images=images, return_tensors="pt")
+    wanted = Qwen2VLImageProcessorPil.from_pretrained(policy.processor.folder)(
+        images=images, return_tensors="pt"
+    )
     pixels, grids = policy.processor.pixels(images)
     assert torch.equal(pixels, wanted["pixel_values"])
     assert torch.equal(grids, wanted["image_grid_thw"])
@@ -136,9 +149,8 @@ def test_a_prompt_is_the_chat_template_with_one_placeholder_a_visual_token(polic
         return "<|vision_start|>" + "<|image_pad|>" * count + "<|vision_end|>"
 
     # 84 x 56 pixels are 3 x 2 visual tokens, 56 x 140 are 2 x 5.
-    text = (
-        f"<|im_start|>user\nfirst{marks(6)}then{marks(10)}which shows more?<|im_end|>\n<|im_start|>assistant\n"
-    )
+    question = f"first{marks(6)}then{marks(10)}which shows more?"
+    text = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
     prompt = policy.processor.encode(TWO).prompt
     wanted = policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
     assert prompt.token_ids.tolist() == wanted
@@ -177,7 +189,9 @@ def test_a_question_with_a_special_token_is_refused(processor: Processor, token:
 
 @pytest.mark.parametrize("question", ["what?", "<image><image>what?"])
 def test_marks_that_do_not_match_the_pictures_are_refused(processor: Processor, question: str) -> None:
-    with pytest.raises(FovealError, match="'bad': . <image> marks for 1 pictures; expected one mark a picture"):
+    with pytest.raises(
+        FovealError, match="'bad': . <image> marks for 1 pictures; expected one mark a picture"
+    ):
         processor.encode(problem("bad", question, (56, 56)))
 
 
@@ -240,6 +254,9 @@ def test_decoded_text_leaves_special_tokens_out(policy: Policy) -> None:
 def test_reference_model_uses_another_attention_than_the_policy(policy: Policy) -> None:
     """Else the comparisons above would compare a thing with itself."""
     model = AutoModelForImageTextToText.from_pretrained(policy.processor.folder, attn_implementation="sdpa")
-    names = [model.config.vision_config._attn_implementation, policy.model.config.vision_config._attn_implementation]  # type: ignore[union-attr]
+    names = [
+        model.config.vision_config._attn_implementation,
+        policy.model.config.vision_config._attn_implementation,
+    ]  # type: ignore[union-attr]
     assert names[0] == "sdpa"
     assert names[1] not in ("sdpa", "eager")

@@ -9,14 +9,14 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from policy_cases import MIXED, batch
 from safetensors.torch import load_file, save_file
-from tiny_models import build_tokenizer
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
 from foveal.policy import Policy, load_policy
 from foveal.spec import FovealError
 from foveal.types import CLEAN
+from policy_cases import MIXED, batch
+from tiny_models import build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,9 @@ def test_no_such_folder_is_said(path: str) -> None:
 
 def test_a_hub_id_that_cannot_be_fetched_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FovealError, match="'owner/no-such-model' is not a local folder, and the hub did not give it"):
+    with pytest.raises(
+        FovealError, match="'owner/no-such-model' is not a local folder, and the hub did not give it"
+    ):
         load_policy("owner/no-such-model")
 
 
@@ -76,7 +78,8 @@ def test_a_model_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [("qwen2_vl", "model_type 'qwen2_vl'; expected one of qwen2_5_vl"), ("qwen9", "cannot be read")]
+    ("kind", "message"),
+    [("qwen2_vl", "model_type 'qwen2_vl'; expected one of qwen2_5_vl"), ("qwen9", "cannot be read")],
 )
 def test_an_unknown_family_is_refused(tiny_folder: Path, tmp_path: Path, kind: str, message: str) -> None:
     folder = edited(tiny_folder, tmp_path / "model", model_type=kind)
@@ -85,7 +88,11 @@ def test_an_unknown_family_is_refused(tiny_folder: Path, tmp_path: Path, kind: s
 
 
 def test_sliding_window_layers_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    text = {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 4, "use_sliding_window": True}
+    text = {
+        "layer_types": ["full_attention", "sliding_attention"],
+        "sliding_window": 4,
+        "use_sliding_window": True,
+    }
     folder = edited(tiny_folder, tmp_path / "model", text=text)
     with pytest.raises(FovealError, match="text layers with sliding-window attention"):
         load_policy(str(folder))
@@ -174,11 +181,17 @@ def test_a_policy_still_generates_through_transformers(policy: Policy) -> None:
     prompt = policy.processor.encode(MIXED[2][0]).prompt
     policy.eval()
     found = policy.model.generate(  # type: ignore[operator]
-        prompt.token_ids[None], attention_mask=torch.ones(1, len(prompt.token_ids)), max_new_tokens=5, do_sample=False
+        prompt.token_ids[None],
+        attention_mask=torch.ones(1, len(prompt.token_ids)),
+        max_new_tokens=5,
+        do_sample=False,
     )
     plain = AutoModelForImageTextToText.from_pretrained(policy.processor.folder, attn_implementation="sdpa")
     wanted = plain.generate(
-        prompt.token_ids[None], attention_mask=torch.ones(1, len(prompt.token_ids)), max_new_tokens=5, do_sample=False
+        prompt.token_ids[None],
+        attention_mask=torch.ones(1, len(prompt.token_ids)),
+        max_new_tokens=5,
+        do_sample=False,
     )
     policy.train()
     assert found.tolist() == wanted.tolist()

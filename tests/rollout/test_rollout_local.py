@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from policy_cases import NONE, ONE, TALL, TWO, plain_model, problem
 
 from foveal.data.collate import collate
 from foveal.policy import Policy, load_policy
 from foveal.rollout import local
 from foveal.rollout.local import LocalEngine
 from foveal.types import CLEAN, Completion, Group, Inputs, Problem, Sampling
+from policy_cases import NONE, ONE, TALL, TWO, plain_model, problem
 
 ALL = (ONE, TWO, NONE, TALL)
 
@@ -33,7 +33,11 @@ def head(policy: Policy) -> Iterator[torch.Tensor]:
 
 
 def draw(
-    policy: Policy, problems: Sequence[Problem] = ALL, *, key: tuple[int | str, ...] = (0, 1), **sampling: float
+    policy: Policy,
+    problems: Sequence[Problem] = ALL,
+    *,
+    key: tuple[int | str, ...] = (0, 1),
+    **sampling: float,
 ) -> list[tuple[Completion, ...]]:
     chosen = Sampling(**{"group_size": 3, "max_new_tokens": 16} | sampling)  # type: ignore[arg-type]
     return LocalEngine(policy).generate(problems, sampling=chosen, key=key)
@@ -53,7 +57,9 @@ def tokens(found: list[tuple[Completion, ...]]) -> list[list[tuple[int, ...]]]:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("top_p", [1.0, 0.7])
-def test_recorded_log_probs_equal_those_of_the_forward(policy: Policy, temperature: float, top_p: float) -> None:
+def test_recorded_log_probs_equal_those_of_the_forward(
+    policy: Policy, temperature: float, top_p: float
+) -> None:
     found = draw(policy, temperature=temperature, top_p=top_p)
     inputs = collated(policy, ALL, found)
     assert int(inputs.completion_mask.sum()) > 100
@@ -153,7 +159,10 @@ def test_a_completion_stops_at_its_first_end_token(policy: Policy, ends: set[int
 def test_finished_groups_that_leave_do_not_change_the_others(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    problems = [problem(f"p{i}", "<image>How many?" if i % 2 else "How many?", *[(56, 56)] * (i % 2)) for i in range(9)]
+    problems = [
+        problem(f"p{i}", "<image>How many?" if i % 2 else "How many?", *[(56, 56)] * (i % 2))
+        for i in range(9)
+    ]
     kept: list[int] = []
     keep = local.DecodeLayout.keep
 
@@ -175,7 +184,9 @@ def test_finished_groups_that_leave_do_not_change_the_others(
 @pytest.mark.parametrize("least", [1, 7, 16])
 def test_no_end_token_comes_before_the_least_length(policy: Policy, ends: set[int], least: int) -> None:
     """`min_new_tokens` tokens come before an end token may, as in transformers."""
-    drawn = [c.token_ids for c in draw(policy, [ONE], group_size=60, max_new_tokens=16, min_new_tokens=least)[0]]
+    drawn = [
+        c.token_ids for c in draw(policy, [ONE], group_size=60, max_new_tokens=16, min_new_tokens=least)[0]
+    ]
     assert all(ends.isdisjoint(ids[:least]) for ids in drawn)
     assert min(map(len, drawn)) == min(least + 1, 16)
 
@@ -186,7 +197,9 @@ def first_distribution(policy: Policy, of: Problem) -> np.ndarray:
     mask = torch.ones(1, 1, dtype=torch.bool)
     with torch.no_grad():
         log_p = policy(inputs, CLEAN).log_probs_at(mask)[0]
-    p: np.ndarray = log_p.double().exp().index_fill(0, torch.tensor(policy.family.banned_token_ids()), 0).numpy()
+    p: np.ndarray = (
+        log_p.double().exp().index_fill(0, torch.tensor(policy.family.banned_token_ids()), 0).numpy()
+    )
     return p / p.sum()
 
 
@@ -233,7 +246,9 @@ def test_inverse_cdf_never_reaches_a_token_without_weight() -> None:
 def test_completions_carry_text_version_and_view(policy: Policy) -> None:
     engine = LocalEngine(policy)
     engine.load_weights({}, version=7)
-    found = engine.generate([NONE], sampling=Sampling(group_size=2, max_new_tokens=4), key=(0,), view="noised")
+    found = engine.generate(
+        [NONE], sampling=Sampling(group_size=2, max_new_tokens=4), key=(0,), view="noised"
+    )
     for completion in found[0]:
         assert completion.text == policy.processor.decode(completion.token_ids)
         assert (completion.policy_version, completion.view) == (7, "noised")

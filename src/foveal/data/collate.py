@@ -1,4 +1,4 @@
-"""Finished groups to tensors: completions padded on the right, each prompt once, the pictures of every view."""
+"""Finished groups to tensors: completions padded on the right, prompts once, the pictures of every view."""
 
 from collections.abc import Mapping, Sequence
 
@@ -48,8 +48,8 @@ def collate(
         values = torch.tensor(completion.sampled_logprobs, dtype=torch.float32)
         if len(values) != length:
             raise FovealError(
-                f"completion {row} of the batch has {len(values)} log-probabilities for {length} tokens; expected one "
-                f"a token; change the rollout engine"
+                f"completion {row} of the batch has {len(values)} log-probabilities for {length} tokens; "
+                f"expected one a token; change the rollout engine"
             )
         finite = values.isfinite()
         ids[row, :length] = torch.tensor(completion.token_ids, dtype=torch.long)
@@ -100,8 +100,9 @@ def perturb(
         changed = perturbation(image, rng=generator(*key, problem.id, index, view), context=context)
         if changed.size != image.size:
             raise FovealError(
-                f"perturbation {perturbation.type!r} of view {view!r} turned a picture of {image.size} into one of "
-                f"{changed.size} (problem {problem.id!r}); expected the same size; change [perturbations.{view}]"
+                f"perturbation {perturbation.type!r} of view {view!r} turned a picture of {image.size} "
+                f"into one of {changed.size} (problem {problem.id!r}); expected the same size; change "
+                f"[perturbations.{view}]"
             )
         found.append(changed)
     return tuple(found)

@@ -1,13 +1,14 @@
 """Attention of a packed row: every prompt once, and the completions of its group attending to it.
 
-A packed row is `[p1 .. pn][c11 .. cnG]`, ragged and without padding. Each completion token sees its own prompt and its own
-completion up to itself. The layers of the model call `shared_attention`, which hands queries, keys and values to the
-layout of the row; without a layout it is the ordinary scaled-dot-product attention, so that `generate` still works.
+A packed row is `[p1 .. pn][c11 .. cnG]`, ragged and without padding. Each completion token sees its own
+prompt and its own completion up to itself. The layers of the model call `shared_attention`, which hands
+queries, keys and values to the layout of the row; without a layout it is the ordinary scaled-dot-product
+attention, so that `generate` works.
 """
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Layout(Protocol):
     """Where the tokens of a row belong; computes attention for one layer."""
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention output [1, heads, S, d] of queries [1, heads, S, d] over keys and values [1, kv_heads, S, d]."""
+        """Attention [1, heads, S, d] of queries [1, heads, S, d] over keys and values [1, kv_heads, S, d]."""
         ...
 
 
@@ -42,13 +43,15 @@ def shared_attention(
     *,
     scaling: float,
     layout: Layout | None = None,
-    **kwargs: object,
+    **kwargs: Any,  # noqa: ANN401
 ) -> tuple[Tensor, None]:
     """The text layers' attention function; the signature is that of transformers' attention interface."""
     if layout is None:
-        output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **kwargs
+        )
         return output, None
-    return layout.attend(int(module.layer_idx), query, key, value, scaling).transpose(1, 2), None
+    return layout.attend(cast(int, module.layer_idx), query, key, value, scaling).transpose(1, 2), None
 
 
 def window_attention(
@@ -67,20 +70,24 @@ def window_attention(
     """
     lengths = (cu_seq_lens_q[1:] - cu_seq_lens_q[:-1]).tolist()
     if len(set(lengths)) == 1:
-        batched = [_windows(x, lengths[0]) for x in (query, key, value)]
-        output = F.scaled_dot_product_attention(*batched, scale=scaling)
-        return output.transpose(1, 2).reshape(1, query.shape[2], query.shape[1], query.shape[3]), None
+        output = _attend_windows(query, key, value, lengths[0], scaling)
+        return output.reshape(1, query.shape[2], query.shape[1], query.shape[3]), None
     by_length: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(index)
+    for window, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(window)
     output = torch.empty_like(query.transpose(1, 2))
     for length, members in by_length.items():
         starts = cu_seq_lens_q[torch.tensor(members, device=query.device)].long()
         index = (starts[:, None] + torch.arange(length, device=query.device)[None]).reshape(-1)
-        batched = [_windows(x[:, :, index], length) for x in (query, key, value)]
-        part = F.scaled_dot_product_attention(*batched, scale=scaling).transpose(1, 2)
+        part = _attend_windows(query[:, :, index], key[:, :, index], value[:, :, index], length, scaling)
         output = output.index_copy(1, index, part.reshape(1, -1, query.shape[1], query.shape[3]))
     return output, None
+
+
+def _attend_windows(query: Tensor, key: Tensor, value: Tensor, length: int, scale: float) -> Tensor:
+    """Attention [n, length, heads, d] within adjacent windows of one length."""
+    parts = (_windows(query, length), _windows(key, length), _windows(value, length))
+    return F.scaled_dot_product_attention(*parts, scale=scale).transpose(1, 2)
 
 
 def _windows(x: Tensor, length: int) -> Tensor:
@@ -98,12 +105,13 @@ AttentionInterface.register(WINDOWS, window_attention)
 class PackedLayout:
     """The row `[p1 .. pn][c1 .. cB]` and its attention, computed by one of two exact ways.
 
-    `split`: prompt-causal, completion-to-own-prompt and completion-causal parts by flash kernels, merged by log-sum-exp:
-    no mask, no pair of tokens that cannot see each other is multiplied, prompt keys are never copied for a completion.
+    `split`: prompt-causal, completion-to-own-prompt and completion-causal parts by flash kernels, merged by
+    log-sum-exp: no mask, no pair of tokens that cannot see each other is multiplied, prompt keys are never
+    copied for a completion.
     `dense`: one masked call, for devices without those kernels and as the reference of the tests.
 
-    `completion_lengths` are the tokens that are fed (the last token of a completion predicts nothing), grouped by prompt:
-    `completion_prompts` must not decrease.
+    `completion_lengths` are the tokens that are fed (the last token of a completion predicts nothing),
+    grouped by prompt: `completion_prompts` must not decrease.
     """
 
     prompt_lengths: tuple[int, ...]
@@ -116,7 +124,9 @@ class PackedLayout:
 
     def __post_init__(self) -> None:
         if list(self.completion_prompts) != sorted(self.completion_prompts):
-            raise ValueError(f"completions must be in the order of their prompts, not {self.completion_prompts}")
+            raise ValueError(
+                f"completions must be in the order of their prompts, not {self.completion_prompts}"
+            )
 
     @property
     def prompt_size(self) -> int:
@@ -135,7 +145,7 @@ class PackedLayout:
 
     @cached_property
     def buckets(self) -> "list[tuple[Ragged, Ragged]]":
-        """(completion tokens, prompts) of the groups whose prompts have one length; every group with completions once."""
+        """(completion tokens, prompts) of groups with prompts of one length; each non-empty group once."""
         tokens = [0] * len(self.prompt_lengths)
         for prompt, length in zip(self.completion_prompts, self.completion_lengths, strict=True):
             tokens[prompt] += length
@@ -178,7 +188,7 @@ class PackedLayout:
             key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         if self.path == "dense":
             return F.scaled_dot_product_attention(query, key, value, attn_mask=self.dense_mask, scale=scale)
-        output: Tensor = _SplitAttention.apply(query, key, value, self, scale)
+        output: Tensor = _SplitAttention.apply(query, key, value, self, scale)  # type: ignore[no-untyped-call]
         return output
 
 
@@ -238,13 +248,14 @@ _flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_bac
 class _SplitAttention(torch.autograd.Function):
     """Attention of a packed row from its three parts.
 
-    Each part gives an output o_i and a log-sum-exp s_i; with s = log sum_i e^{s_i} the whole is o = sum_i e^{s_i - s} o_i.
-    The backward of a part is the flash backward given the merged o and s: its probabilities e^{qk - s} and its
-    delta = sum(do * o) are then those of the whole row, so the gradient is exact.
+    Each part gives an output o_i and a log-sum-exp s_i; with s = log sum_i e^{s_i} the whole is
+    o = sum_i e^{s_i - s} o_i. The backward of a part is the flash backward given the merged o and s: its
+    probabilities e^{qk - s} and its delta = sum(do * o) are then those of the whole row, so the gradient is
+    exact.
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: torch.autograd.function.FunctionCtx,
         query: Tensor,
         key: Tensor,
@@ -253,7 +264,9 @@ class _SplitAttention(torch.autograd.Function):
         scale: float,
     ) -> Tensor:
         output = torch.zeros_like(query)
-        total = query.new_zeros((*query.shape[:3], 1), dtype=torch.float64 if query.dtype == torch.float64 else torch.float32)
+        total = query.new_zeros(
+            (*query.shape[:3], 1), dtype=torch.float64 if query.dtype == torch.float64 else torch.float32
+        )
         prompts = layout.prompt_rows
         part, lse = _flash(*(prompts.gather(x) for x in (query, key, value)), 0.0, True, scale=scale)
         prompts.add_to(output, part)
@@ -265,7 +278,9 @@ class _SplitAttention(torch.autograd.Function):
             own.add_to(total, lse[..., None])
             prefix, prefix_lse = torch.zeros_like(output), torch.zeros_like(total)
             for rows, keys in layout.buckets:
-                part, lse = _flash(rows.gather(query), keys.gather(key), keys.gather(value), 0.0, False, scale=scale)
+                part, lse = _flash(
+                    rows.gather(query), keys.gather(key), keys.gather(value), 0.0, False, scale=scale
+                )
                 rows.add_to(prefix, part)
                 rows.add_to(prefix_lse, lse[..., None])
             own_lse, prefix_lse = total[:, :, size:], prefix_lse[:, :, size:]
@@ -278,7 +293,7 @@ class _SplitAttention(torch.autograd.Function):
         return output
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, output, total = ctx.saved_tensors  # type: ignore[attr-defined]
@@ -289,8 +304,8 @@ class _SplitAttention(torch.autograd.Function):
             parts.append((layout.completion_rows, layout.completion_rows, True))
             parts += [(rows, keys, False) for rows, keys in layout.buckets]
         for rows, keys, causal in parts:
-            # A padded query has probability e^{qk - inf} = 0 everywhere: with a log-sum-exp that is not its own the
-            # exponential can overflow, and infinity times its zero gradient is not a number.
+            # A padded query has probability e^{qk - inf} = 0 everywhere: with a log-sum-exp that is not its
+            # own the exponential can overflow, and infinity times its zero gradient is not a number.
             found = _flash_backward(
                 rows.gather_filled(grad, 0.0),
                 rows.gather(query),

@@ -13,8 +13,8 @@ from foveal.types import Inputs, ViewName
 class PackedRow:
     """Completions as one ragged row with each prompt once.
 
-    `predict` is, for each scored token, the place in the row whose hidden state predicts it; `place` its flat place in
-    [B T]. The last token of a completion predicts nothing and is not fed.
+    `predict` is, for each scored token, the place in the row whose hidden state predicts it; `place` its flat
+    place in [B T]. The last token of a completion predicts nothing and is not fed.
     """
 
     prompts: tuple[int, ...]
@@ -85,7 +85,7 @@ def pictures(inputs: Inputs, view: ViewName, prompts: tuple[int, ...]) -> tuple[
 
 
 def micro_batches(inputs: Inputs, *, tokens: int, rows: Tensor | None = None) -> list[Tensor]:
-    """Split completions (Int [K] each) so that a packed row has at most `tokens`, the prompt counted once in each part.
+    """Split completions (Int [K] each) so that a packed row has at most `tokens`, its prompts included once.
 
     Groups stay together where they fit; a single completion longer than the limit is a part of its own.
     """

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK_ELEMENTS = 1 << 24
-"""Logits held at once (64 MiB in float32); a smaller problem keeps its probabilities for the backward instead of making
-them again."""
+"""Logits held at once (64 MiB in float32); a smaller problem keeps its probabilities for the backward,
+instead of making them again."""
 
 
 def token_stats(
@@ -14,8 +14,8 @@ def token_stats(
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, both [n] in nats and float32.
 
-    With logits z = (hidden weight^T + bias) / temperature: l = z_y - logsumexp(z), H = -sum_v p_v log p_v. The gradients are
-    dl/dz_v = [v = y] - p_v and dH/dz_v = -p_v (log p_v + H).
+    With logits z = (hidden weight^T + bias) / temperature: l = z_y - logsumexp(z), H = -sum_v p_v log p_v.
+    The gradients are dl/dz_v = [v = y] - p_v and dH/dz_v = -p_v (log p_v + H).
 
     hidden: [n, H]; weight: [V, H]; targets: [n].
     """
@@ -35,7 +35,7 @@ def _wide(x: Tensor) -> Tensor:
 
 class _TokenStats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, scale):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN205
+    def forward(ctx, hidden, weight, bias, targets, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         rows, words = hidden.shape[0], weight.shape[0]
         step = max(1, CHUNK_ELEMENTS // words)
         keep = rows <= step and (hidden.requires_grad or weight.requires_grad)
@@ -54,7 +54,7 @@ class _TokenStats(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[no-untyped-def, override]  # noqa: ANN001, ANN205
+    def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         hidden, weight, bias, targets, entropy, kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
@@ -65,7 +65,9 @@ class _TokenStats(torch.autograd.Function):
             if log_p is None:
                 log_p = torch.log_softmax(_wide(F.linear(hidden[part], weight, bias)) * ctx.scale, dim=-1)
             p = log_p.exp()
-            slope = -p * (grad_logprobs[part, None] + grad_entropy[part, None] * (log_p + entropy[part, None]))
+            slope = -p * (
+                grad_logprobs[part, None] + grad_entropy[part, None] * (log_p + entropy[part, None])
+            )
             slope.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
             slope = (slope * ctx.scale).to(hidden.dtype)
             grad_hidden[part] = slope @ weight

@@ -20,7 +20,8 @@ from foveal.types import Inputs, TokenStats, ViewName
 class Policy(nn.Module):
     """A vision-language model that runs a prompt and its pictures once for all completions of its group.
 
-    All model work of a view, the head included, happens inside `forward`, so that a sharding wrapper sees one call.
+    All model work of a view, the head included, happens inside `forward`, so that a sharding wrapper sees
+    one call.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Policy(nn.Module):
     def prefill(
         self, encoded: list[Any], *, captured: dict[int, tuple[Tensor, Tensor]]
     ) -> tuple[Tensor, PackedLayout]:
-        """Run prompts alone: the hidden state [N, H] that predicts each first token; keys and values go to `captured`."""
+        """Run prompts alone: states [N, H] that predict first tokens; keys and values go into `captured`."""
         prompts = [item.prompt for item in encoded]
         device = self.device
         layout = PackedLayout(
@@ -130,7 +131,7 @@ def load_policy(
     """Load a model folder or hub id with its family adapter.
 
     `attention`: "split", "dense", or "auto" (split on a CPU, dense elsewhere).
-    Raises: FovealError, when there is no such model, its weights are not whole, or there is no adapter for it.
+    Raises: FovealError, when there is no such model, its weights are not whole, or it has no adapter.
     """
     if attention not in ("auto", "split", "dense"):
         raise FovealError(
@@ -153,8 +154,9 @@ def load_policy(
         # transformers would go on with random weights in their place.
         missing = sorted(loading["missing_keys"])
         raise FovealError(
-            f"the weights in {path} are not whole: {len(missing)} tensors are missing, such as {missing[0]!r}; expected "
-            f"every weight of a {config.model_type} model; fetch or export the folder again"
+            f"the weights in {path} are not whole: {len(missing)} tensors are missing, such as "
+            f"{missing[0]!r}; expected every weight of a {config.model_type} model; fetch or export the "
+            f"folder again"
         )
     family.adapt(model)
     device = torch.device(device)

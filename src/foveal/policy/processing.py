@@ -1,7 +1,7 @@
 """From a problem to what the model reads: chat template, picture patches, expanded placeholders.
 
-The processor classes of transformers need a torchvision that matches torch; this one needs only the tokenizer and the
-PIL image processor of the folder, so a folder reads the same on every machine.
+The processor classes of transformers need a torchvision that matches torch; this one needs only the tokenizer
+and the PIL image processor of the folder, so a folder reads the same on every machine.
 """
 
 import json
@@ -62,8 +62,8 @@ class Processor:
             self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(folder)
         except (OSError, ValueError) as error:
             raise FovealError(
-                f"the tokenizer or the picture settings of {folder} cannot be read: {error}; expected tokenizer.json and "
-                f"preprocessor_config.json (or processor_config.json) beside the weights"
+                f"the tokenizer or the picture settings of {folder} cannot be read: {error}; expected "
+                f"tokenizer.json and preprocessor_config.json (or processor_config.json) beside the weights"
             ) from error
         if self.tokenizer.chat_template is None:
             self.tokenizer.chat_template = _chat_template(folder)
@@ -102,8 +102,8 @@ class Processor:
         counts = self.family.visual_tokens(grids).tolist()
         if text_ids.count(image_id) != len(counts):
             raise FovealError(
-                f"problem {problem.id!r}: its prompt holds {text_ids.count(image_id)} picture placeholders for "
-                f"{len(counts)} pictures; expected one each; check the chat template of {self.folder}"
+                f"problem {problem.id!r}: its prompt holds {text_ids.count(image_id)} picture placeholders "
+                f"for {len(counts)} pictures; expected one each; check the chat template of {self.folder}"
             )
         remaining = iter(counts)
         expanded: list[int] = []
@@ -121,7 +121,7 @@ class Processor:
         )
 
     def prompt_length(self, problem: Problem, sizes: Sequence[tuple[int, int]]) -> int:
-        """Prompt tokens, visual ones included, of a problem whose pictures have these (width, height); reads no pixels."""
+        """Tokens of a prompt, visual ones too, whose pictures have these (width, height); reads no pixels."""
         grids = torch.tensor([self.grid(size) for size in sizes], dtype=torch.long).reshape(-1, 3)
         text_ids = self._text_ids(problem, pictures=len(sizes))
         return len(text_ids) - len(sizes) + int(self.family.visual_tokens(grids).sum())
@@ -140,7 +140,8 @@ class Processor:
             )
         except ValueError as error:
             raise FovealError(
-                f"a picture of {size[0]} x {size[1]} pixels is too narrow: {error}; crop it or leave it out of the data"
+                f"a picture of {size[0]} x {size[1]} pixels is too narrow: {error}; crop it or leave it "
+                f"out of the data"
             ) from error
         return 1, height // patch, width // patch
 
@@ -163,8 +164,8 @@ class Processor:
         own = [token for token in self._banned if token in problem.question]
         if own:
             raise FovealError(
-                f"problem {problem.id!r}: its question holds the special token {own[0]!r}; expected {IMAGE_MARK} where a "
-                f"picture stands; take the token out of the question"
+                f"problem {problem.id!r}: its question holds the special token {own[0]!r}; expected "
+                f"{IMAGE_MARK} where a picture stands; take the token out of the question"
             )
         pieces = problem.question.split(IMAGE_MARK)
         if len(pieces) - 1 != pictures:
@@ -205,7 +206,7 @@ def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401
         found = tokenizer.eos_token_id
     if found is None:
         raise FovealError(
-            f"the model folder {folder} names no end token; expected eos_token_id in generation_config.json or an "
-            f"eos_token of the tokenizer"
+            f"the model folder {folder} names no end token; expected eos_token_id in "
+            f"generation_config.json or an eos_token of the tokenizer"
         )
     return tuple(found) if isinstance(found, list) else (int(found),)

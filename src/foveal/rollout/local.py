@@ -1,4 +1,4 @@
-"""The local sampler: a prompt and its pictures are prefilled once, and the G completions of its group share them."""
+"""The local sampler: a prompt and its pictures are prefilled once for the completions of its group."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ COMPACT_SHARE = 0.75
 
 @dataclass
 class DecodeLayout:
-    """One token of each completion as a row [1, heads, B, d]: prompt keys are held once a group, own keys once a completion.
+    """One token of each completion as a row [1, heads, B, d]: prompt keys are held once a group.
 
     B = N * G, the completions of a group adjacent.
     """
@@ -73,8 +73,9 @@ class DecodeLayout:
 class LocalEngine:
     """Draws completions from the policy itself: its recorded log-probabilities are the policy's, to rounding.
 
-    Logits of picture placeholders are banned when drawing, since such a token would break the next forward; recorded
-    log-probabilities are those of the policy without the ban and without nucleus truncation, at the sampling temperature.
+    Logits of picture placeholders are banned when drawing, since such a token would break the next forward;
+    recorded log-probabilities are those of the policy without the ban and without nucleus truncation, at the
+    sampling temperature.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -84,7 +85,7 @@ class LocalEngine:
     def generate(
         self, problems: Sequence[Problem], *, sampling: Sampling, key: Key, view: ViewName = CLEAN
     ) -> list[tuple[Completion, ...]]:
-        """`group_size` completions of each problem; noise is keyed by (*key, problem id, completion, position)."""
+        """`group_size` completions a problem; noise is keyed by (*key, problem id, completion, position)."""
         if not problems:
             return []
         was_training = self.policy.training
@@ -206,7 +207,8 @@ class _Draw:
         if self.noise is None:
             token = allowed.argmax(-1)
         else:
-            # Softmax, not exp: what is allowed may be too unlikely beside a banned token to have a weight of its own.
+            # Softmax, not exp: what is allowed may be too unlikely beside a banned token to have a weight of
+            # its own.
             weights = torch.softmax(allowed.double(), dim=-1)
             token = _inverse_cdf(weights, self.noise[active, step], top_p=self.sampling.top_p)
         return token, logprobs.gather(-1, token[:, None])[:, 0]

@@ -16,8 +16,9 @@ class Qwen25VL:
     def __init__(self, config: Any) -> None:  # noqa: ANN401
         if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
             raise FovealError(
-                "the model has text layers with sliding-window attention (layer_types or use_sliding_window in its "
-                "config.json); expected full attention in every layer; change --model or [model] path"
+                "the model has text layers with sliding-window attention (layer_types or "
+                "use_sliding_window in its config.json); expected full attention in every layer; change "
+                "--model or [model] path"
             )
         self.patch: int = config.vision_config.patch_size
         self.merge: int = config.vision_config.spatial_merge_size
@@ -29,7 +30,7 @@ class Qwen25VL:
         )
 
     def adapt(self, model: nn.Module) -> None:
-        """Set the attention functions; run the patch embedding, a convolution whose stride is its kernel, as a product."""
+        """Set the attention functions; make the patch embedding, whose stride is its kernel, a product."""
         model.set_attn_implementation({"text_config": SHARED, "vision_config": WINDOWS})  # type: ignore[operator]
         visual: Any = model.model.visual  # type: ignore[union-attr]
         visual.patch_embed.forward = _PatchProduct(visual.patch_embed.proj)
@@ -39,8 +40,8 @@ class Qwen25VL:
         return grids.prod(-1) // self.merge**2
 
     def positions(self, token_ids: Tensor, grids: Tensor) -> tuple[Tensor, int]:
-        """M-RoPE: text tokens advance all three rows by one; a picture's tokens have (time, height, width) positions from
-        where it starts, and the text behind it goes on at the largest of them plus one.
+        """M-RoPE: text tokens advance all three rows by one; a picture's tokens have (time, height, width)
+        positions from where it starts, and the text behind it goes on at the largest of them plus one.
         """
         is_image = token_ids == self.image_token_id
         rows = torch.empty(3, len(token_ids), dtype=torch.long)
@@ -96,7 +97,7 @@ class Qwen25VL:
 
 
 class _PatchProduct:
-    """The patch embedding as one matrix product: several times faster than the convolution on a CPU, equal to rounding."""
+    """The patch embedding as one matrix product: equal to rounding, on a CPU several times faster."""
 
     def __init__(self, projection: nn.Conv3d) -> None:
         self.projection = projection
