@@ -1,0 +1,1 @@
+"""Evaluation of a policy on problems, and how sure its numbers are."""

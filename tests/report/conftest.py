@@ -1,0 +1,208 @@
+"""A results folder like the quickstart's, with simulated numbers."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from foveal.evaluation.compare import compare_runs
+from foveal.evaluation.records import Evaluation, ProblemRecord
+from foveal.keys import generator
+
+SKILL = {"cold_start": 0.45, "grpo": 0.60, "papo": 0.63, "cppo": 0.61}
+WRONG = ("perception", "reasoning", "calculation", "inconsistency", "format")
+SENTENCE = (
+    "I see : red circle , blue square , none , green triangle . the asked one is red . so \\boxed{ red }"
+)
+
+
+def simulated(method: str, seed: int | None, *, problems: int = 300) -> Evaluation:
+    """Problems of mixed hardness; a method is right where its skill beats the hardness."""
+    hardness = generator("hardness").random(problems)
+    rng = generator("simulated", method, str(seed))
+    records = []
+    for i in range(problems):
+        right = bool(SKILL[method] + 0.25 * rng.normal() > hardness[i])
+        kind = "correct" if right else WRONG[int(rng.choice(5, p=[0.7, 0.12, 0.08, 0.07, 0.03]))]
+        records.append(
+            ProblemRecord(
+                id=f"p{i}",
+                answer="red",
+                correct=(right,),
+                texts=(SENTENCE,),
+                lengths=(24,),
+                truncated=(False,),
+                kinds=(kind,),
+                format=(kind != "format",),
+                correct_other_picture=(bool(rng.random() < 0.21),),
+                family=("counting", "relations", "triangles")[i % 3],
+                grade=("low", "medium", "high")[i % 3],
+                template=f"t{i % 5}",
+            )
+        )
+    return Evaluation(
+        records=tuple(records),
+        k=1,
+        greedy=True,
+        max_new_tokens=64,
+        name=f"{method}-{seed}",
+        method=method,
+        seed=seed,
+    )
+
+
+def write(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def pictures(folder: Path, name: str) -> dict[str, str]:
+    """A small drawn scene, and the same with patches greyed out."""
+    image = Image.new("RGB", (112, 112), (236, 236, 232))
+    pen = ImageDraw.Draw(image)
+    pen.ellipse((8, 8, 46, 46), fill=(204, 60, 60))
+    pen.rectangle((66, 10, 102, 46), fill=(60, 90, 200))
+    pen.polygon([(84, 64), (64, 102), (104, 102)], fill=(60, 150, 90))
+    hidden = image.copy()
+    rng = generator("patches", name)
+    for x in range(0, 112, 14):
+        for y in range(0, 112, 14):
+            if rng.random() < 0.6:
+                ImageDraw.Draw(hidden).rectangle((x, y, x + 13, y + 13), fill=(225, 225, 222))
+    found = {}
+    for view, picture in (("clean", image), ("removed", hidden)):
+        found[view] = f"gallery/{name}_{view}.png"
+        (folder / "gallery").mkdir(parents=True, exist_ok=True)
+        picture.save(folder / found[view])
+    return found
+
+
+def said(text: str, kind: str) -> dict[str, Any]:
+    rng = generator("said", text)
+    hot = {"red", "blue", "green", "circle", "square", "triangle", "none"}
+    tokens = []
+    for place, word in enumerate(text.split(" ")):
+        heat = float(rng.exponential(1.2) if word in hot else rng.exponential(0.02))
+        shift = float(rng.normal(0.6, 0.5) if word in hot else rng.normal(0, 0.03))
+        tokens.append({"text": word if place == 0 else f" {word}", "kl_prcp": heat, "entropy_shift": shift})
+    return {"text": text, "kind": kind, "tokens": tokens}
+
+
+def gallery(folder: Path) -> list[dict[str, Any]]:
+    seen_wrong = SENTENCE.replace("red", "green", 1).replace(
+        "asked one is red . so \\boxed{ red", "asked one is green . so \\boxed{ green"
+    )
+    return [
+        {
+            "problem_id": f"counting-heldout-{i}",
+            "question": "<image> What colour is the shape in the upper left of the picture?",
+            "answer": "red",
+            "pictures": [pictures(folder, f"g{i}")],
+            "before": said(seen_wrong, "perception"),
+            "after": {"grpo": said(SENTENCE, "correct"), "papo": said(SENTENCE + " .", "correct")},
+        }
+        for i in range(3)
+    ]
+
+
+def curves() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for method in ("grpo", "papo", "cppo"):
+        found[method] = {}
+        for seed in range(3):
+            rng = generator("curve", method, seed)
+            rise = 1 - np.exp(-np.arange(80) / 30)
+            found[method][str(seed)] = [
+                {
+                    "step": step,
+                    "reward/mean": float(0.45 + 0.2 * rise[step] + 0.04 * rng.normal()),
+                    "reward/accuracy": float(0.4 + 0.22 * rise[step] + 0.04 * rng.normal()),
+                    "kl_prcp/mean": float(
+                        0.2 + (0.2 if method == "papo" else 0.05) * rise[step] + 0.02 * rng.normal()
+                    ),
+                    "policy/entropy": float(0.3 - 0.15 * rise[step] + 0.01 * rng.normal()),
+                    "completion/length_mean": float(24 + rng.normal()),
+                }
+                for step in range(80)
+            ]
+    return found
+
+
+def shortcut_rows() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [
+        {"method": "cold_start", "seed": None, "accuracy_random": 0.66, "accuracy_wrong": 0.629,
+         "accuracy_right": 0.723, "follow": 0.18}
+    ]  # fmt: skip
+    for method, follow, spread in (
+        ("grpo", 0.81, 0.05),
+        ("papo", 0.32, 0.05),
+        ("kl", 0.48, 0.06),
+        ("no_shortcut", 0.15, 0.01),
+    ):
+        rng = generator("shortcut", method)
+        for seed in range(6):
+            f = float(follow + spread * rng.normal())
+            random = 0.748 - 0.461 * f + 0.006 * float(rng.normal())
+            row = {
+                "accuracy_random": random,
+                "accuracy_wrong": 0.84 - 0.84 * f,
+                "accuracy_right": 0.68 + 0.36 * f,
+            }
+            strength = 0.0 if method == "no_shortcut" else 0.8
+            known = {
+                "method": method,
+                "seed": seed,
+                "strength": strength,
+                "train_accuracy": 0.8,
+                "cpu_seconds": 19,
+            }
+            rows.append({**known, **row, "follow": f})
+    return rows
+
+
+@pytest.fixture(scope="session")
+def whole_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, whole_folder: Path) -> Path:
+    return Path(shutil.copytree(whole_folder, tmp_path / "results"))
+
+
+def build(tmp_path: Path) -> Path:
+    """Write the whole folder."""
+    runs = [simulated(m, s) for m in SKILL for s in ([None] if m == "cold_start" else [0, 1, 2])]
+    rows = []
+    for one in runs:
+        one.save(tmp_path / "evaluations" / one.name)
+        summary = one.summary
+        shares = ("accuracy", "accuracy_other_picture", "perception_error_fraction", "format")
+        rows.append(
+            {
+                "method": one.method,
+                "seed": one.seed,
+                **{name: summary[name]["value"] for name in shares},
+                "kl_prcp_median": 0.041,
+                "cpu_seconds": 0 if one.seed is None else 66.0,
+                "steps": 0 if one.seed is None else 80,
+                "problems": 300,
+            }
+        )
+    write(tmp_path / "summary.json", {"schema_version": 1, "rows": rows})
+    write(tmp_path / "comparisons.json", compare_runs(runs))
+    write(tmp_path / "curves.json", curves())
+    write(tmp_path / "gallery.json", gallery(tmp_path))
+    write(tmp_path / "shortcut.json", {"schema_version": 1, "rows": shortcut_rows()})
+    notes = {
+        "config": "configs/quickstart.toml",
+        "hardware": "2 cores",
+        "commit": "0000000",
+        "command": "make quickstart",
+    }
+    write(tmp_path / "report_notes.json", notes)
+    return tmp_path
