@@ -1,4 +1,6 @@
-"""The command line. Heavy modules are imported by the command that needs them, so `--help` answers at once."""
+"""The command line. Heavy modules are imported by the command that needs them, so `--help` answers at
+once.
+"""
 
 import argparse
 import os
@@ -16,7 +18,7 @@ EXIT_STOPPED = 130
 EPILOG = """\
 examples:
   foveal quickstart                                  train GRPO, PAPO and CPPO on this machine and compare them
-  foveal train configs/own_data.toml --model Qwen/Qwen2.5-VL-3B-Instruct --data my_problems.parquet
+  foveal train own_data --model Qwen/Qwen2.5-VL-3B-Instruct --data my_problems.parquet
   foveal train configs/quickstart_papo.toml objective.kl_prcp_coef=0.02 steps=100
   foveal train --resume runs/papo                    go on after Ctrl-C, a kill or a full disk
   foveal evaluate --model runs/papo --data world     accuracy, also with another problem's picture
@@ -29,7 +31,14 @@ Any field of a config can be overridden as section.key=value; `foveal config` pr
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message and exit status 2, never a traceback."""
     parser = build_parser()
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes positional words in one run; overrides may also stand between and behind the options.
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if rest and (len(late) < len(rest) or not hasattr(arguments, "overrides")):
+        unknown = [word for word in rest if word not in late] or rest
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if late:
+        arguments.overrides = [*arguments.overrides, *late]
     if arguments.command is None:
         parser.print_help()
         return 0

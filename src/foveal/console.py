@@ -44,7 +44,8 @@ class Screen:
         self.total = config.steps
         going = "going on" if step else "training"
         self.console.print(
-            f"{going}: [bold]{config.objective.type}[/] on {config.model.path}, {config.steps - step} steps, into {folder}"
+            f"{going}: [bold]{config.objective.type}[/] on {config.model.path}, "
+            f"{config.steps - step} steps, into {folder}"
         )
         if self.console.is_terminal:
             self.progress = Progress(
@@ -100,8 +101,8 @@ def train(
         if resume is not None:
             if source is not None or overrides or model or data or out:
                 raise FovealError(
-                    f"--resume takes the configuration of {resume}; leave the config, --model, --data, --out and overrides "
-                    f"out, or start a new run"
+                    f"--resume takes the configuration of {resume}; leave the config, --model, --data, --out and "
+                    f"overrides out, or start a new run"
                 )
             folder = RunFolder.open(resume).path
             summary = loop.resume(folder, config=load(folder / CONFIG), watcher=screen)

@@ -1,6 +1,7 @@
 """Keyed randomness: a generator is a function of what it is for, never of what was drawn before.
 
-So pictures and tokens are the same in score and update, after a resume, and however work is batched or spread over ranks.
+So pictures and tokens are the same in score and update, after a resume, and however work is batched or spread
+over ranks.
 """
 
 import hashlib

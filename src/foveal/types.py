@@ -1,7 +1,7 @@
 """Carriers and protocols that the modules share. Nothing here computes.
 
-Axes: N groups (problems), G group size, B = N * G completions, T completion tokens (padded on the right), P prompt tokens,
-K chosen tokens, V vocabulary.
+Axes: N groups (problems), G group size, B = N * G completions, T completion tokens (padded on the right), P
+prompt tokens, K chosen tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,9 @@ from foveal.keys import Key
 from foveal.spec import Component
 
 ViewName = str
-"""The pictures of a problem as the policy sees them: "clean" always; "removed", "preserved", ... as configured."""
+"""The pictures of a problem as the policy sees them: "clean" always; "removed", "preserved", ... as
+configured.
+"""
 
 CLEAN: ViewName = "clean"
 REMOVED: ViewName = "removed"
@@ -34,8 +36,8 @@ Aggregation = Literal["token_mean", "sequence_mean"]
 class Problem:
     """A question about pictures with a verifiable answer.
 
-    `meta` holds the source, and for worlds: `family`, `template`, `grade` ("low" | "medium" | "high"), `scene` (JSON),
-    `chain_of_thought`, `shortcut`.
+    `meta` holds the source, and for worlds: `family`, `template`, `grade` ("low" | "medium" | "high"),
+    `scene` (JSON), `chain_of_thought`, `shortcut`.
     """
 
     id: str
@@ -59,7 +61,9 @@ class Completion:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """The G graded completions of one problem. `breakdown` has one list of G values for each reward by name."""
+    """The G graded completions of one problem. `breakdown` has one list of G values for each reward by
+    name.
+    """
 
     problem: Problem
     completions: tuple[Completion, ...]
@@ -72,8 +76,8 @@ class Group:
 class Prompt:
     """A problem as the model reads it: picture placeholders already expanded to one token a visual token.
 
-    `position_ids` has the family's position rows (3 for M-RoPE); `next_position` is the position of the first completion
-    token. `grids` (images, 3): patches in time, height, width of each picture.
+    `position_ids` has the family's position rows (3 for M-RoPE); `next_position` is the position of the first
+    completion token. `grids` (images, 3): patches in time, height, width of each picture.
     """
 
     problem_id: str
@@ -93,7 +97,9 @@ class VisionInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Finished groups as tensors. `prompt_index[b]` is the prompt of completion b; every group's rows are adjacent."""
+    """Finished groups as tensors. `prompt_index[b]` is the prompt of completion b; every group's rows are
+    adjacent.
+    """
 
     prompts: tuple[Prompt, ...]
     prompt_index: Int[Tensor, "B"]
@@ -103,7 +109,9 @@ class Inputs:
     rewards: Float[Tensor, "B"]
     correct: Bool[Tensor, "B"]
     lengths: Int[Tensor, "B"]
-    """Tokens of each completion, dropped ones included: a token that is not finite leaves the mask, not the sequence."""
+    """Tokens of each completion, dropped ones included: a token that is not finite leaves the mask, not the
+    sequence.
+    """
     truncated: Bool[Tensor, "B"]
     """The completion ended at the length limit."""
     vision: Mapping[ViewName, VisionInputs]
@@ -135,7 +143,9 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Inputs with scores and advantages. `selections` and `weights` are what `Objective.prepare` chose, by term name."""
+    """Inputs with scores and advantages. `selections` and `weights` are what `Objective.prepare` chose, by
+    term name.
+    """
 
     inputs: Inputs
     scores: Scores
@@ -178,15 +188,17 @@ class Count:
 class Objective(Component):
     """What is optimised, as named per-token terms over views.
 
-    Subclasses are one file each. They hold a base objective rather than inherit from it, and never reduce: the trainer
-    turns terms into a number with the counts of `masks` over the whole mini-batch.
+    Subclasses are one file each. They hold a base objective rather than inherit from it, and never reduce:
+    the trainer turns terms into a number with the counts of `masks` over the whole mini-batch.
     """
 
     aggregation: Aggregation = "token_mean"
 
     @property
     def score_views(self) -> tuple[ViewName, ...]:
-        """Views whose log-probabilities and entropies are needed before the first backward, without gradient."""
+        """Views whose log-probabilities and entropies are needed before the first backward, without
+        gradient.
+        """
         return ()
 
     @property
@@ -258,7 +270,9 @@ class Perturbation(Component):
 
 
 class Reward(Component):
-    """A number for a completion; None when it cannot be graded. Most rewards lie in [0, 1], shaping may be negative."""
+    """A number for a completion; None when it cannot be graded. Most rewards lie in [0, 1], shaping may be
+    negative.
+    """
 
     is_accuracy: ClassVar[bool] = False
     """Whether 1.0 means that the answer is right; the first such reward of a run decides `Group.correct`."""
@@ -288,7 +302,9 @@ class RolloutEngine(Protocol):
     def generate(
         self, problems: Sequence[Problem], *, sampling: Sampling, key: Key, view: ViewName = CLEAN
     ) -> list[tuple[Completion, ...]]:
-        """`group_size` completions of each problem, in order. Noise is keyed by (*key, problem id, completion, position)."""
+        """`group_size` completions of each problem, in order. Noise is keyed by (*key, problem id,
+        completion, position).
+        """
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor], *, version: int) -> None:

@@ -1,4 +1,6 @@
-"""Runs several training jobs at a time, each in a process of its own with one CPU thread, and shows how far they are."""
+"""Runs several training jobs at a time, each in a process of its own with one CPU thread, and shows how far
+they are.
+"""
 
 import json
 import os

@@ -35,7 +35,9 @@ SHORTCUT_ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 
 def run(*, out: Path, study: str, seeds: int, steps: int | None, problems: int, jobs: int | None) -> int:
-    """Run a study into `out`; a second call goes on where a stopped one was, and shows a finished one again."""
+    """Run a study into `out`; a second call goes on where a stopped one was, and shows a finished one
+    again.
+    """
     if seeds < 1 or problems < 2 or (steps is not None and steps < 1):
         raise FovealError(
             f"--seeds {seeds}, --problems {problems}, --steps {steps}: expected at least 1, 2 and 1"
@@ -92,7 +94,8 @@ def _check_same(out: Path, settings: Mapping[str, Any]) -> None:
         before = json.loads(file.read_text())
         if before != settings:
             raise FovealError(
-                f"{out} holds a study with {_words(before)}, not {_words(settings)}; choose another --out, or delete it"
+                f"{out} holds a study with {_words(before)}, not {_words(settings)}; choose another --out, "
+                f"or delete it"
             )
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +202,9 @@ def _last_accuracy(job: Job, steps: int = 30) -> float | None:
 
 
 def _gallery(out: Path, plan: Sequence[Job], evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
-    """Problems that the cold start got wrong, those that most methods then got right first; the first seed of each."""
+    """Problems that the cold start got wrong, those that most methods then got right first; the first seed of
+    each.
+    """
     from foveal.config import load, shipped
     from foveal.quickstart.worker import LOOKED_AT, picture_name
     from foveal.train.setup import open_problems

@@ -1,4 +1,6 @@
-"""One job in a process of its own: train or go on, evaluate, look. `python -m foveal.quickstart.worker JOB`."""
+"""One job in a process of its own: train or go on, evaluate, look. `python -m foveal.quickstart.worker
+JOB`.
+"""
 
 import json
 import sys
@@ -76,7 +78,9 @@ def _train(job: Job, config: RunConfig) -> RunConfig:
 
 
 def _evaluate(job: Job, config: RunConfig) -> dict[str, object]:
-    """Held-out accuracy with right and other pictures, kinds of error, and what each token owes to the picture."""
+    """Held-out accuracy with right and other pictures, kinds of error, and what each token owes to the
+    picture.
+    """
     results = Path(job.folder)
     problems = _heldout(config, job.problems)
     policy = policy_of(config)
@@ -107,7 +111,9 @@ def _evaluate(job: Job, config: RunConfig) -> dict[str, object]:
 
 
 def _evaluate_words(job: Job, config: RunConfig) -> dict[str, object]:
-    """Held-out accuracy with the style word random, wrong and right, and how many answers follow a wrong word."""
+    """Held-out accuracy with the style word random, wrong and right, and how many answers follow a wrong
+    word.
+    """
     results = Path(job.folder)
     policy = policy_of(config)
     row: dict[str, object] = {}
@@ -146,7 +152,9 @@ def _heldout(config: RunConfig, count: int) -> list[Problem]:
 
 
 def _looking_perturbations(config: RunConfig) -> dict[ViewName, Perturbation]:
-    """The perturbation that every method is looked at with: the same for all, or the numbers could not be compared."""
+    """The perturbation that every method is looked at with: the same for all, or the numbers could not be
+    compared.
+    """
     if REMOVED not in config.perturbations:
         raise FovealError(
             f"[perturbations] has no {REMOVED!r} view; the quickstart looks at every method with the same one"

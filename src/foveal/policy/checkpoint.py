@@ -1,0 +1,141 @@
+"""Checkpoints: two functions on named state. A checkpoint becomes visible only when it is whole."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from foveal.policy.model import Policy
+from foveal.spec import FovealError
+
+PREFIX = "step-"
+STATE_FILE = "state.json"
+MODEL_FOLDER = "model"
+OPTIMIZER_FILE = "optimizer.pt"
+PARTIAL = ".partial"
+"""End of the hidden name of a folder that is being written or deleted."""
+FORMER = ".former"
+"""End of the hidden name of a folder that is being replaced."""
+
+
+def save_checkpoint(
+    folder: Path,
+    name: str,
+    *,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer | None,
+    state: Mapping[str, Any],
+) -> Path:
+    """Write `folder/name` with the model as a Hugging Face folder, the optimizer and the state.
+
+    Everything is written to a hidden folder beside it, synced to disk, and renamed into place.
+    Raises: FovealError, when it cannot be written; what was there before is left as it was.
+    """
+    target, hidden = folder / name, folder / f".{name}{PARTIAL}"
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        hidden.mkdir(parents=True)
+        policy.save(hidden / MODEL_FOLDER)
+        if optimizer is not None:
+            torch.save(optimizer.state_dict(), hidden / OPTIMIZER_FILE)
+        (hidden / STATE_FILE).write_text(json.dumps(dict(state), indent=1))
+        for path in (*hidden.rglob("*"), hidden):
+            _sync(path)
+        _put(hidden, target)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch and safetensors wrap what the disk said in errors of their own. The half-written folder goes first:
+        # a full disk needs the room.
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise FovealError(
+            f"the checkpoint {target} cannot be written: {error}; make room on the disk, then go on with the run from "
+            f"its newest checkpoint"
+        ) from error
+    return target
+
+
+def _put(hidden: Path, target: Path) -> None:
+    """Move a whole folder into place; a kill in between leaves the former one under a name that `recover` knows."""
+    if target.exists():
+        former = target.with_name(f".{target.name}{FORMER}")
+        shutil.rmtree(former, ignore_errors=True)
+        target.rename(former)
+        hidden.rename(target)
+        shutil.rmtree(former)
+    else:
+        hidden.rename(target)
+    _sync(target.parent)
+
+
+def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
+    """Put a checkpoint's weights and optimizer state in place; returns its state.
+
+    Raises: FovealError, when the checkpoint does not fit the model.
+    """
+    weights: dict[str, torch.Tensor] = {}
+    for file in sorted((path / MODEL_FOLDER).glob("*.safetensors")):
+        weights |= load_file(file)
+    model: Any = policy.model
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(model.all_tied_weights_keys or ()) if hasattr(model, "all_tied_weights_keys") else set()
+    if unexpected or set(missing) - tied:
+        raise FovealError(
+            f"checkpoint {path} does not fit the model: {len(unexpected)} unknown and {len(set(missing) - tied)} missing "
+            f"tensors; expected the model it was saved from; check [model] path"
+        )
+    model.tie_weights()
+    if optimizer is not None:
+        optimizer.load_state_dict(torch.load(path / OPTIMIZER_FILE, weights_only=True))
+    state: dict[str, Any] = json.loads((path / STATE_FILE).read_text())
+    return state
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint, if there is one."""
+    return max(_whole(folder), key=_step, default=None)
+
+
+def clean_checkpoints(folder: Path, *, keep: int) -> None:
+    """Delete all but the newest `keep` whole checkpoints and what a killed process left half done."""
+    recover(folder)
+    for path in sorted(_whole(folder), key=_step)[:-keep]:
+        # Renamed first: a deletion that is cut short must not leave half a checkpoint under its name.
+        path.rename(folder / f".{path.name}{PARTIAL}")
+    for path in folder.glob(f".*{PARTIAL}"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def recover(folder: Path) -> None:
+    """Bring back a checkpoint whose replacement was cut short by a kill; drop it where the replacement is there."""
+    for former in folder.glob(f".*{FORMER}"):
+        target = folder / former.name.removeprefix(".").removesuffix(FORMER)
+        if target.exists():
+            shutil.rmtree(former, ignore_errors=True)
+        else:
+            former.rename(target)
+
+
+def _whole(folder: Path) -> list[Path]:
+    """Folders step-N that hold a state; a copy that was cut short and folders of other names do not count."""
+    return [
+        path
+        for path in folder.glob(f"{PREFIX}*")
+        if path.name.removeprefix(PREFIX).isdecimal() and (path / STATE_FILE).is_file()
+    ]
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
