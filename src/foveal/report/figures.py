@@ -10,11 +10,15 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 from foveal.evaluation.compare import COLD_START
 from foveal.evaluation.stats import Estimate
 from foveal.report.claims import title
 from foveal.report.read import Curves
+
+LABEL = 40
+"""Characters of a name that a figure has room for."""
 
 INK, FAINT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
 
@@ -50,6 +54,7 @@ _RC: dict[Any, Any] = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": GRID,
     "grid.linewidth": 0.8,
     "xtick.color": FAINT,
@@ -74,7 +79,7 @@ def color(method: str, methods: Sequence[str] = ()) -> str:
 def label(text: str) -> str:
     """A name that is safe and short enough to stand in a figure."""
     kept = re.sub(r"[^\w .,:+@/()\N{MINUS SIGN}-]", " ", text, flags=re.ASCII)
-    return kept if len(kept) <= 32 else kept[:31] + "."
+    return kept if len(kept) <= LABEL else kept[: LABEL - 1] + "."
 
 
 @contextmanager
@@ -122,7 +127,8 @@ def curve_figure(curves: Curves, metric: str, *, caption: str, percent: bool = F
         axes.set_xlabel("step")
         axes.margins(x=0.01)
         if percent:
-            axes.yaxis.set_major_formatter(lambda v, _: f"{100 * v:.0f} %")
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+            axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
         if len([line for line in lines.values() if line is not None]) > 1:
             axes.legend(fontsize=8, handlelength=1.4)
     return figure

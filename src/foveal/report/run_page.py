@@ -49,7 +49,7 @@ def write_run_report(run_folder: Path, *, out: Path | None = None) -> Path:
     page = render(
         "run.html.j2",
         name=run_folder.name,
-        steps=len({row["step"] for row in series}),
+        steps=len({row["step"] for row in series if "reward/mean" in row}),
         last=_last(series),
         validation=_best(series),
         curves=_curves(series),
