@@ -25,7 +25,12 @@ def token_stats(
 
 def log_distributions(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, temperature: float) -> Tensor:
     """Full log-distributions [n, V] of a few tokens, with ordinary autograd."""
-    return torch.log_softmax(_wide(F.linear(hidden, weight, bias)) / temperature, dim=-1)
+    return _log_p(hidden, weight, bias, 1.0 / temperature)
+
+
+def _log_p(hidden: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> Tensor:
+    logits = _wide(F.linear(hidden, weight, bias))
+    return torch.log_softmax(logits if scale == 1 else logits * scale, dim=-1)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -45,12 +50,13 @@ class _TokenStats(torch.autograd.Function):
         kept = None
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            log_p = torch.log_softmax(_wide(F.linear(hidden[part], weight, bias)) * scale, dim=-1)
+            log_p = _log_p(hidden[part], weight, bias, scale)
             logprobs[part] = log_p.gather(-1, targets[part, None])[:, 0]
-            entropy[part] = -(log_p.exp() * log_p).sum(-1)
+            entropy[part] = -log_p.exp().mul_(log_p).sum(-1)
             kept = log_p if keep else None
         ctx.save_for_backward(hidden, weight, bias, targets, entropy, kept)
         ctx.scale, ctx.step = scale, step
+        ctx.set_materialize_grads(False)
         return logprobs, entropy
 
     @staticmethod
@@ -63,13 +69,17 @@ class _TokenStats(torch.autograd.Function):
             part = slice(start, start + ctx.step)
             log_p = kept
             if log_p is None:
-                log_p = torch.log_softmax(_wide(F.linear(hidden[part], weight, bias)) * ctx.scale, dim=-1)
-            p = log_p.exp()
-            slope = -p * (
-                grad_logprobs[part, None] + grad_entropy[part, None] * (log_p + entropy[part, None])
-            )
-            slope.scatter_add_(-1, targets[part, None], grad_logprobs[part, None])
-            slope = (slope * ctx.scale).to(hidden.dtype)
+                log_p = _log_p(hidden[part], weight, bias, ctx.scale)
+            # In place: on a CPU the time of this loop is that of fresh memory.
+            slope = log_p.exp()
+            if grad_entropy is not None:
+                factor = (log_p + entropy[part, None]).mul_(grad_entropy[part, None])
+                slope.mul_(factor.add_(grad_logprobs[part, None]) if grad_logprobs is not None else factor)
+            else:
+                slope.mul_(grad_logprobs[part, None])
+            if grad_logprobs is not None:
+                slope.scatter_add_(-1, targets[part, None], -grad_logprobs[part, None])
+            slope = slope.mul_(-ctx.scale).to(hidden.dtype)
             grad_hidden[part] = slope @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(slope.t(), hidden[part])

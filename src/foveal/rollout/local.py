@@ -209,7 +209,7 @@ class _Draw:
         else:
             # Softmax, not exp: what is allowed may be too unlikely beside a banned token to have a weight of
             # its own.
-            weights = torch.softmax(allowed.double(), dim=-1)
+            weights = torch.softmax(allowed, dim=-1)
             token = _inverse_cdf(weights, self.noise[active, step], top_p=self.sampling.top_p)
         return token, logprobs.gather(-1, token[:, None])[:, 0]
 
@@ -226,9 +226,9 @@ def _inverse_cdf(weights: Tensor, uniform: Tensor, *, top_p: float) -> Tensor:
     if top_p < 1:
         ordered, order = weights.sort(dim=-1, descending=True)
         ordered = ordered / ordered.sum(-1, keepdim=True)
-        before = ordered.cumsum(-1) - ordered
+        before = ordered.cumsum(-1, dtype=torch.float64) - ordered
         weights = torch.zeros_like(weights).scatter(-1, order, ordered * (before < top_p))
-    cumulated = weights.cumsum(-1)
+    cumulated = weights.cumsum(-1, dtype=torch.float64)
     total = cumulated[:, -1:]
     # Strictly below the total even after rounding, so that a token without weight is never reached.
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
