@@ -300,3 +300,13 @@ def test_gradients_summed_over_micro_batches_equal_the_whole(
             (((stats.logprobs + 0.3 * stats.entropy) * weight)[rows].sum() * factor).backward()
         found = {n: p.grad for n, p in policy.model.named_parameters() if p.grad is not None}
         assert (distance(found, {n: wanted.grads[n] for n in found}) <= bound) == near
+
+
+def test_the_order_of_the_groups_does_not_change_the_gradient(policy: Policy) -> None:
+    found = []
+    for order in ((0, 1, 2, 3), (2, 3, 1, 0)):
+        inputs = batch(policy, *(MIXED[n] for n in order))
+        policy.zero_grad()
+        policy(inputs, CLEAN).logprobs[inputs.completion_mask].sum().backward()
+        found.append({n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None})
+    assert distance(*found) <= 1e-5
