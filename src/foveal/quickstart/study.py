@@ -123,7 +123,11 @@ def _finish_plain(out: Path, plan: Sequence[Job]) -> None:
 def _finish_shortcut(out: Path, plan: Sequence[Job]) -> None:
     """shortcut.json, and a table of its rows."""
     done = [json.loads(job.done_file.read_text()) for job in plan]
-    rows = [{**one, "train_accuracy": _last_accuracy(job)} for job, one in zip(plan, done, strict=True)]
+    strength = {job.name: 0.0 if job.method == "no_shortcut" else None for job in plan}
+    rows = [
+        {**one, "train_accuracy": _last_accuracy(job), "strength": strength[job.name]}
+        for job, one in zip(plan, done, strict=True)
+    ]
     _write(out / "shortcut.json", {"schema_version": 1, "rows": rows})
     _write(
         out / "summary.json",
@@ -285,7 +289,8 @@ def _print_table(rows: Sequence[Mapping[str, Any]], comparisons: Mapping[str, An
             str(row["steps"]),
         )
     Console().print(table)
-    print(claims.headline(comparisons))
+    for sentence in (*claims.headline(comparisons), *claims.looks(comparisons)):
+        print(sentence)
 
 
 def _write(file: Path, value: object) -> None:
