@@ -178,8 +178,17 @@ def test_rows_need_the_perturbed_views_only_where_a_token_is_chosen():
     assert not objective.rows("noised", batch).any()
 
 
-def test_rows_that_were_not_run_do_not_matter():
-    objective = CPPO(cpl_coef=1.0)
+def test_rows_that_may_get_a_token_are_run_when_tokens_are_chosen_in_the_update():
+    batch = prepared(CPPO(), make_case((6, 0, 6, 6))).batch
+    gated, free = CPPO(select_in="update"), CPPO(select_in="update", gate=False)
+    for view in ("removed", "preserved"):
+        assert gated.rows(view, batch).tolist() == [True, False, True, False]
+        assert free.rows(view, batch).tolist() == [True, False, True, True]
+
+
+@pytest.mark.parametrize("select_in", SELECT_IN)
+def test_rows_that_were_not_run_do_not_matter(select_in):
+    objective = CPPO(cpl_coef=1.0, select_in=select_in)
     case = prepared(objective, make_case((6, 6, 6, 6)))
     whole = total_loss(objective, case)
     now = dict(case.now)

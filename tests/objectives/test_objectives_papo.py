@@ -163,6 +163,27 @@ def test_padding_gets_exactly_zero_gradient_in_both_branches_and_may_hold_anythi
     assert torch.equal(gradients(objective, dirty)["clean"], found["clean"])
 
 
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize("junk", [float("nan"), float("inf"), -1e4])
+def test_junk_logprobs_of_the_running_policy_on_padding_get_exactly_zero_gradient(estimator, junk):
+    objective = PAPO(base=GRPO(kl_coef=0.1), estimator=estimator, removed_gradient=True, **ALL_ON)
+    case = prepared(objective, make_case())
+    mask = case.batch.inputs.completion_mask
+    leaves = {
+        view: torch.where(mask, stats.logprobs.detach(), junk).requires_grad_()
+        for view, stats in case.now.items()
+    }
+    now = {view: replace(stats, logprobs=leaves[view]) for view, stats in case.now.items()}
+    terms = objective.terms(case.batch, now)
+    parts = [
+        t.coef * aggregate(t.per_token, t.mask, aggregation="token_mean", count=count(t.mask)) for t in terms
+    ]
+    torch.stack(parts).sum().backward()
+    for view in ("clean", "removed"):
+        grad = leaves[view].grad
+        assert grad[~mask].eq(0).all() and grad[mask].isfinite().all() and grad[mask].abs().sum() > 0
+
+
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("removed_gradient", [False, True])
 def test_split_and_order_of_rows_do_not_change_loss_or_gradient(base, removed_gradient):
