@@ -1,6 +1,4 @@
-"""The command line. Heavy modules are imported by the command that needs them, so `--help` answers at
-once.
-"""
+"""The command line. Heavy modules are imported by the command that needs them: `--help` answers at once."""
 
 import argparse
 import os
@@ -17,7 +15,7 @@ EXIT_STOPPED = 130
 
 EPILOG = """\
 examples:
-  foveal quickstart                                  train GRPO, PAPO and CPPO on this machine and compare them
+  foveal quickstart                                  train GRPO, PAPO and CPPO here and compare them
   foveal train own_data --model Qwen/Qwen2.5-VL-3B-Instruct --data my_problems.parquet
   foveal train configs/quickstart_papo.toml objective.kl_prcp_coef=0.02 steps=100
   foveal train --resume runs/papo                    go on after Ctrl-C, a kill or a full disk
@@ -85,8 +83,9 @@ def _add_quickstart(commands: _Commands) -> None:
     command = commands.add_parser(
         "quickstart",
         help="train GRPO, PAPO and CPPO from the shipped checkpoint and compare them",
-        description="Train GRPO, PAPO and CPPO with equal steps and seeds from the tiny checkpoint that ships with the "
-        "package, evaluate all on the same held-out problems, print one table and write report.html.",
+        description="Train GRPO, PAPO and CPPO with equal steps and seeds from the tiny checkpoint that "
+        "ships with the package, evaluate all on the same held-out problems, print one table and write "
+        "report.html.",
     )
     command.add_argument(
         "--out", type=Path, default=Path("runs/quickstart"), help="folder (default: runs/quickstart)"
@@ -123,8 +122,8 @@ def _add_evaluate(commands: _Commands) -> None:
     command = commands.add_parser(
         "evaluate",
         help="accuracy of a model, with intervals, also with another problem's picture",
-        description="Evaluate a model folder or a run folder on any data: greedy or avg@k with bootstrap intervals, "
-        "accuracy with another problem's picture, and on worlds the kinds of error.",
+        description="Evaluate a model folder or a run folder on any data: greedy or avg@k with bootstrap "
+        "intervals, accuracy with another problem's picture, and on worlds the kinds of error.",
     )
     command.add_argument(
         "config", nargs="?", help="TOML file with [data], [[rewards]], [sampling] (optional)"

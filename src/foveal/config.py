@@ -1,5 +1,6 @@
 """The configuration of a run: TOML and overrides to a frozen, checked `RunConfig`."""
 
+import difflib
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import tomli_w
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from foveal import data, objectives, perturbations, rewards
+from foveal.data.problems import DataSource
 from foveal.spec import Config, ConfigError, build_component, explain
 from foveal.types import CLEAN, Objective, Perturbation, Reward, Sampling, ViewName
 
@@ -20,11 +22,16 @@ SCHEMA_VERSION = 1
 WORLD = "world"
 """Data type of the procedural problems."""
 
+PLUGIN_FOLDERS: list[str] = []
+"""Folders of the configs that were read: plug-in modules are found beside them."""
+
 TINY_MODEL = "tiny"
 """Model path that stands for the checkpoint that ships with the package."""
 
 
 def _data(value: object) -> object:
+    if isinstance(value, Mapping) and "type" not in value:
+        value = {"type": "auto", **value}
     return build_component(value, data.REGISTRY, kind="data")
 
 
@@ -40,7 +47,7 @@ def _reward(value: object) -> object:
     return build_component(value, rewards.REGISTRY, kind="reward")
 
 
-DataField = Annotated[SerializeAsAny[data.DataConfig], BeforeValidator(_data)]
+DataField = Annotated[SerializeAsAny[DataSource], BeforeValidator(_data)]
 ObjectiveField = Annotated[SerializeAsAny[Objective], BeforeValidator(_objective)]
 PerturbationField = Annotated[SerializeAsAny[Perturbation], BeforeValidator(_perturbation)]
 RewardField = Annotated[SerializeAsAny[Reward], BeforeValidator(_reward)]
@@ -104,7 +111,8 @@ class OptimizerConfig(Config):
     micro_batch_tokens: int = Field(16384, ge=1)
     """Tokens of one packed forward, visual ones counted: memory follows this number, results do not."""
     old_logprobs: Literal["auto", "sampled", "scored"] = "auto"
-    """Where the old policy's log-probabilities come from; "auto" takes the sampler's own where it is exact."""
+    """Where the old policy's log-probabilities come from; "auto" takes the sampler's own where it is
+    exact."""
 
 
 class ValidationConfig(Config):
@@ -178,8 +186,8 @@ class RunConfig(Config):
                 )
         if self.sampling.group_size < 2:
             raise ConfigError(
-                f"sampling.group_size is {self.sampling.group_size}: a group of one has nothing to be compared with, so "
-                f"every advantage is 0; expected at least 2; change [sampling] group_size"
+                f"sampling.group_size is {self.sampling.group_size}: a group of one has nothing to be "
+                f"compared with, so every advantage is 0; expected at least 2; change [sampling] group_size"
             )
         if not self.rewards:
             raise ConfigError('no rewards; expected at least one [[rewards]] table, such as type = "boxed"')
@@ -206,21 +214,20 @@ def load(
     model: str | None = None,
     data: str | None = None,
 ) -> RunConfig:
-    """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check everything.
+    """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check
+    everything.
 
     `data` is a path, a hub id, or "world". It replaces a table of another type; columns and the like stay.
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
-    table = read_table(source)
+    table = _copy(DEFAULTS) if source is None else read_table(source)
     if model is not None:
         table["model"] = {**table.get("model", {}), "path": model}
     if data is not None:
         table["data"] = _named_data(table.get("data", {}), data)
     for override in overrides:
         apply_override(table, override)
-    if source is None:
-        table = {**DEFAULTS, **table}
     where = str(source) if isinstance(source, Path) else "config"
     if "data" not in table:
         raise ConfigError(f"{where}: no data; add a [data] table or pass --data FILE_OR_HUB_ID")
@@ -236,38 +243,65 @@ def shipped(name: str) -> Path:
     return own if own.is_file() and not Path(name).is_file() else Path(name)
 
 
-def read_table(source: Path | Mapping[str, Any] | None) -> dict[str, Any]:
+def read_table(
+    source: Path | Mapping[str, Any] | None, *, extended_by: tuple[Path, ...] = ()
+) -> dict[str, Any]:
     """The tables of a TOML file; its folder becomes a place for plug-in modules.
 
-    A key `extends = "other.toml"` starts from that file, relative to this one; tables are merged, other values replaced.
+    A key `extends = "other.toml"` starts from that file, relative to this one; tables are merged, other
+    values replaced.
     """
     if source is None:
         return {}
     if not isinstance(source, Path):
-        return _copy(source)
+        return dict(_copy(source))
     if not source.is_file():
-        near = sorted(str(p) for p in source.parent.glob("*.toml")) if source.parent.is_dir() else []
-        hint = f"; found {', '.join(near[:5])}" if near else ""
-        raise ConfigError(f"no such config file: {source}{hint}")
+        raise ConfigError(f"no such config file: {source}{_similar_files(source)}")
     try:
         table = tomllib.loads(source.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{source} is not valid TOML: {error}") from error
-    folder = str(source.resolve().parent)
-    if folder not in sys.path:
-        sys.path.append(folder)
+    except OSError as error:
+        raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from error
+    add_plugin_folder(source.resolve().parent)
     base = table.pop("extends", None)
     if base is None:
         return table
-    if not isinstance(base, str) or (source.parent / base).resolve() == source.resolve():
+    chain = (*extended_by, source.resolve())
+    if not isinstance(base, str):
         raise ConfigError(
-            f"{source}: extends = {base!r} is not another TOML file; write its path relative to this one"
+            f"{source}: extends = {base!r} is not the path of a TOML file; write it relative to this one"
         )
-    return _merged(read_table(source.parent / base), table)
+    if (source.parent / base).resolve() in chain:
+        circle = " -> ".join(path.name for path in (*chain, source.parent / base))
+        raise ConfigError(f"{source}: extends = {base!r} goes round in a circle ({circle}); leave one out")
+    return _merged(read_table(source.parent / base, extended_by=chain), table)
+
+
+def add_plugin_folder(folder: Path) -> None:
+    """Let plug-in modules be imported from a folder, after all other places."""
+    name = str(folder)
+    if name not in PLUGIN_FOLDERS:
+        PLUGIN_FOLDERS.append(name)
+    if name not in sys.path:
+        sys.path.append(name)
+
+
+def _similar_files(wanted: Path) -> str:
+    """The config that may be meant: one beside it or a shipped one of a similar name, else those beside
+    it."""
+    beside = sorted(wanted.parent.glob("*.toml")) if wanted.parent.is_dir() else []
+    own = sorted((Path(str(resources.files("foveal"))) / "configs").glob("*.toml"))
+    places = {path.stem: path.stem for path in own} | {path.stem: str(path) for path in beside}
+    near = difflib.get_close_matches(wanted.stem, list(places), n=1)
+    if near:
+        return f"; did you mean {places[near[0]]}?"
+    return f"; found {', '.join(str(path) for path in beside[:5])}" if beside else ""
 
 
 def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set `a.b.c=value` in nested tables; the value is read as TOML, or taken as text where it is not TOML."""
+    """Set `a.b.c=value` in nested tables; the value is read as TOML, or taken as text where it is not
+    TOML."""
     path, separator, text = override.partition("=")
     keys = path.strip().split(".")
     if not separator or not all(keys):
@@ -278,10 +312,7 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         value = text
     here: Any = table
     for key in keys[:-1]:
-        if isinstance(here, list):
-            here = here[_index(here, key, override)]
-            continue
-        here = here.setdefault(key, {})
+        here = here[_index(here, key, override)] if isinstance(here, list) else here.setdefault(key, {})
         if not isinstance(here, dict | list):
             raise ConfigError(f"override {override!r}: {key!r} is a value, not a table")
     if isinstance(here, list):
@@ -291,7 +322,8 @@ def apply_override(table: dict[str, Any], override: str) -> None:
 
 
 def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The data table with another path; settings of a world mean nothing to a file, and the other way round."""
+    """The data table with another path; settings of a world mean nothing to a file, and the other way
+    round."""
     was_world = table.get("type") == WORLD
     if name == WORLD:
         return {**table} if was_world else {"type": WORLD}
@@ -315,11 +347,15 @@ def _merged(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]
     found = dict(base)
     for key, value in table.items():
         before = base.get(key)
-        both = isinstance(value, Mapping) and isinstance(before, Mapping)
-        same_type = both and value.get("type", before.get("type")) == before.get("type")
-        found[key] = _merged(before, value) if both and same_type else value
+        found[key] = value
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            kind = before.get("type")
+            found[key] = _merged(before, value) if value.get("type", kind) == kind else value
     return found
 
 
-def _copy(table: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in table.items()}
+def _copy(value: Any) -> Any:
+    """Tables and lists of one's own, to be changed by overrides; other values as they are."""
+    if isinstance(value, Mapping):
+        return {key: _copy(inner) for key, inner in value.items()}
+    return [_copy(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -17,7 +17,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from foveal.config import RunConfig, load
+from foveal.config import RunConfig, add_plugin_folder, load
 from foveal.spec import FovealError
 
 PLAIN_EVERY_S = 15.0
@@ -43,8 +43,8 @@ class Screen:
         """Show what runs."""
         self.total = config.steps
         going = "going on" if step else "training"
-        self.console.print(
-            f"{going}: [bold]{config.objective.type}[/] on {config.model.path}, "
+        self.message(
+            f"{going}: {config.objective.type} on {config.model.path}, "
             f"{config.steps - step} steps, into {folder}"
         )
         if self.console.is_terminal:
@@ -63,7 +63,8 @@ class Screen:
 
     def message(self, text: str) -> None:
         """A line of text."""
-        (self.progress.console if self.progress else self.console).print(text, highlight=False, markup=False)
+        console = self.progress.console if self.progress else self.console
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show a line of metrics."""
@@ -94,17 +95,20 @@ def train(
 ) -> int:
     """`foveal train`."""
     from foveal.train import loop
-    from foveal.train.record import CONFIG, RunFolder
+    from foveal.train.record import CONFIG, import_paths, require_run
 
     screen = Screen()
     try:
         if resume is not None:
             if source is not None or overrides or model or data or out:
                 raise FovealError(
-                    f"--resume takes the configuration of {resume}; leave the config, --model, --data, --out and "
-                    f"overrides out, or start a new run"
+                    f"--resume takes the configuration of {resume}; leave the config, --model, --data, "
+                    f"--out and overrides out, or start a new run"
                 )
-            folder = RunFolder.open(resume).path
+            folder = resume
+            require_run(folder)
+            for place in import_paths(folder):
+                add_plugin_folder(Path(place))
             summary = loop.resume(folder, config=load(folder / CONFIG), watcher=screen)
         else:
             config = load(source, overrides=overrides, model=model, data=data)
@@ -116,7 +120,8 @@ def train(
     print(f"finished: {summary['steps']} steps; the model is in {folder / summary['model']}")
     if best:
         print(
-            f"best validation: {best['accuracy']:.3f} after step {best['step']}, in {folder / 'checkpoints' / 'best'}"
+            f"best validation: {best['accuracy']:.3f} "
+            f"after step {best['step']}, in {folder / 'checkpoints' / 'best'}"
         )
     print(f"look at it: foveal report {folder}")
     return 0

@@ -1,7 +1,8 @@
 """Configuration base: frozen pydantic models, and components chosen by `type`.
 
-A component (objective, perturbation, reward, ...) is written in a config as a table with a `type`: either a short name of
-this library or the import path of a class of yours, `"my_file:MyClass"` or `"my.package.module:MyClass"`.
+A component (objective, perturbation, reward, ...) is written in a config as a table with a `type`: either a
+short name of this library or the import path of a class of yours, `"my_file:MyClass"` or
+`"my.package.module:MyClass"`.
 """
 
 import difflib
@@ -10,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,7 +30,9 @@ class ConfigError(FovealError):
 class Config(BaseModel):
     """Base of every configuration: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
+    )
 
 
 class Component(Config):
@@ -95,7 +98,9 @@ def build_component(value: object, registry: Mapping[str, str], *, kind: str) ->
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
-        raise ConfigError(f"{kind} needs a `type`, one of {', '.join(sorted(registry))}, or 'my_file:MyClass'")
+        raise ConfigError(
+            f"{kind} needs a `type`, one of {', '.join(sorted(registry))}, or 'my_file:MyClass'"
+        )
     name = value["type"]
     if ":" in name:
         cls = load_class(name, kind=kind)
@@ -105,7 +110,8 @@ def build_component(value: object, registry: Mapping[str, str], *, kind: str) ->
         near = difflib.get_close_matches(name, list(registry), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ConfigError(
-            f"unknown {kind} type {name!r}; {hint}known: {', '.join(sorted(registry))}, or an import path 'my_file:MyClass'"
+            f"unknown {kind} type {name!r}; {hint}known: {', '.join(sorted(registry))}, or an import path "
+            f"'my_file:MyClass'"
         )
     try:
         return cls.model_validate(dict(value))
@@ -125,7 +131,9 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
             lines.append(f"{where}: unknown key {place!r}{hint}")
         elif item["type"] == "missing":
-            lines.append(f"{where}: {place!r} is missing; set it in the config or with an override {place}=VALUE")
+            lines.append(
+                f"{where}: {place!r} is missing; set it in the config or with an override {place}=VALUE"
+            )
         else:
             lines.append(f"{where}: {place} = {item.get('input')!r}: {item['msg']}")
     return "\n".join(lines)
@@ -135,7 +143,10 @@ def _owner(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseMod
     """The model whose key `place` names, following nested models."""
     for part in place[:-1]:
         field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        # An optional table is annotated as `Model | None`.
+        choices = (field.annotation, *get_args(field.annotation)) if field is not None else ()
+        inner = [c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not inner:
             return None
-        model = field.annotation
+        model = inner[0]
     return model

@@ -49,18 +49,19 @@ def save_checkpoint(
             _sync(path)
         _put(hidden, target)
     except (OSError, RuntimeError, SafetensorError) as error:
-        # torch and safetensors wrap what the disk said in errors of their own. The half-written folder goes first:
-        # a full disk needs the room.
+        # torch and safetensors wrap what the disk said in errors of their own. What is half written goes
+        # first: a full disk needs the room.
         shutil.rmtree(hidden, ignore_errors=True)
         raise FovealError(
-            f"the checkpoint {target} cannot be written: {error}; make room on the disk, then go on with the run from "
-            f"its newest checkpoint"
+            f"the checkpoint {target} cannot be written: {error}; make room on the disk, then go on with "
+            f"the run from its newest checkpoint"
         ) from error
     return target
 
 
 def _put(hidden: Path, target: Path) -> None:
-    """Move a whole folder into place; a kill in between leaves the former one under a name that `recover` knows."""
+    """Move a whole folder into place; a kill in between leaves the former one under a name that `recover`
+    knows."""
     if target.exists():
         former = target.with_name(f".{target.name}{FORMER}")
         shutil.rmtree(former, ignore_errors=True)
@@ -83,10 +84,11 @@ def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimi
     model: Any = policy.model
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(model.all_tied_weights_keys or ()) if hasattr(model, "all_tied_weights_keys") else set()
-    if unexpected or set(missing) - tied:
+    absent = set(missing) - tied
+    if unexpected or absent:
         raise FovealError(
-            f"checkpoint {path} does not fit the model: {len(unexpected)} unknown and {len(set(missing) - tied)} missing "
-            f"tensors; expected the model it was saved from; check [model] path"
+            f"checkpoint {path} does not fit the model: {len(unexpected)} unknown and {len(absent)} "
+            f"missing tensors; expected the model it was saved from; check [model] path"
         )
     model.tie_weights()
     if optimizer is not None:
@@ -103,15 +105,17 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def clean_checkpoints(folder: Path, *, keep: int) -> None:
     """Delete all but the newest `keep` whole checkpoints and what a killed process left half done."""
     recover(folder)
-    for path in sorted(_whole(folder), key=_step)[:-keep]:
-        # Renamed first: a deletion that is cut short must not leave half a checkpoint under its name.
-        path.rename(folder / f".{path.name}{PARTIAL}")
     for path in folder.glob(f".*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in sorted(_whole(folder), key=_step)[:-keep]:
+        # Renamed first: a deletion that is cut short must not leave half a checkpoint under its name.
+        doomed = path.rename(folder / f".{path.name}{PARTIAL}")
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def recover(folder: Path) -> None:
-    """Bring back a checkpoint whose replacement was cut short by a kill; drop it where the replacement is there."""
+    """Bring back a checkpoint whose replacement was cut short by a kill; drop it where the replacement is
+    there."""
     for former in folder.glob(f".*{FORMER}"):
         target = folder / former.name.removeprefix(".").removesuffix(FORMER)
         if target.exists():

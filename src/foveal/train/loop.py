@@ -1,12 +1,10 @@
 """The training loop: draw, grade, step, validate, save; and how a run starts, stops and goes on."""
 
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -19,18 +17,19 @@ from foveal.policy.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
     load_checkpoint,
+    recover,
     save_checkpoint,
 )
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
-from foveal.spec import FovealError
 from foveal.train.measure import measure
-from foveal.train.record import MEASURED, SUMMARY, RunFolder, write_json
+from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.setup import check_problems, open_problems, policy_of
 from foveal.train.step import StepResult, StepSettings, train_step
+from foveal.train.stop import Interrupted, stop_signals
 from foveal.train.validate import Validator
-from foveal.types import Group, Problem
+from foveal.types import Completion, Group, Problem
 
 BEST = "best"
 
@@ -78,29 +77,37 @@ class Silent:
         """Nothing."""
 
 
-class Interrupted(FovealError):
-    """The run was asked to stop; it saved its state first."""
-
-
 def start(config: RunConfig, out: Path, *, watcher: Watcher | None = None) -> dict[str, Any]:
     """Train from the beginning into a new run folder; returns the summary.
 
     Raises: FovealError for what a user can mend; Interrupted after a stop that saved.
     """
+    RunFolder.require_free(out)
     run = Run.prepare(config, watcher=watcher or Silent())
-    folder = RunFolder.create(out, config)
-    return run.train(folder)
+    with closing(RunFolder.create(out, config)) as folder:
+        return run.train(folder)
 
 
 def resume(out: Path, *, config: RunConfig, watcher: Watcher | None = None) -> dict[str, Any]:
-    """Go on from the newest whole checkpoint of a run folder, or from its beginning where there is none."""
-    folder = RunFolder.open(out)
-    run = Run.prepare(config, watcher=watcher or Silent(), measured=folder.measured())
-    return run.train(folder)
+    """Go on from the newest whole checkpoint of a run folder, or from its beginning where there is none.
+
+    A run that is finished is left as it is.
+    """
+    watcher = watcher or Silent()
+    with closing(RunFolder.open(out)) as folder:
+        summary = folder.summary()
+        if summary is not None and summary["steps"] >= config.steps:
+            watcher.message(
+                f"{out} is finished, nothing is left to do; its {config.steps} steps are all there"
+            )
+            return summary
+        run = Run.prepare(config, watcher=watcher, measured=folder.measured())
+        return run.train(folder)
 
 
 class Run:
-    """A run's moving parts. Everything random is keyed by (seed, step, problem), so a resumed run repeats itself."""
+    """A run's moving parts. Everything random is keyed by (seed, step, problem), so a resumed run repeats
+    itself."""
 
     def __init__(
         self,
@@ -157,21 +164,21 @@ class Run:
         return run
 
     validator: Validator | None = None
+    _timeouts = 0
+    """Values that the grader had given up before this step."""
 
     def train(self, folder: RunFolder) -> dict[str, Any]:
         """Run to the last step; saves and raises `Interrupted` at SIGINT or SIGTERM."""
         self._restore(folder)
         config, watcher = self.config, self.watcher
-        watcher.start(config, self.state.step, folder.path)
-        with self.grader, _stop_signals(watcher) as stop:
+        with self.grader, stop_signals(watcher.message) as stop:
+            watcher.start(config, self.state.step, folder.path)
             if self.state.step == 0:
                 self._validate(folder)
             while self.state.step < config.steps:
                 self._one_step(folder)
                 due = self.state.step % config.checkpoint.every == 0 or self.state.step == config.steps
-                if stop.asked and not due:
-                    self._save(folder)
-                if due:
+                if due or stop.asked:
                     self._save(folder)
                 if stop.asked and self.state.step < config.steps:
                     folder.event("stopped", {"step": self.state.step})
@@ -182,11 +189,13 @@ class Run:
         return self._finish(folder)
 
     def _restore(self, folder: RunFolder) -> None:
+        recover(folder.checkpoints)
         newest = latest_checkpoint(folder.checkpoints)
         if newest is not None:
             saved = load_checkpoint(newest, policy=self.policy, optimizer=self.optimizer)
             self.state = State(**saved)
-        began = (folder.path / "metrics.jsonl").exists()
+            self.engine.load_weights({}, version=self.state.step)
+        began = (folder.path / METRICS).exists()
         folder.rewind(self.state.step if newest is not None else -1)
         if folder.measured() is None:
             write_json(folder.path / MEASURED, self.measured)
@@ -226,25 +235,37 @@ class Run:
     def _sample(self, step: int) -> tuple[list[Group], int]:
         """Graded groups, drawn until the objective keeps enough; what is kept beyond that is cut.
 
-        When every round's groups are dropped up to the limit of refills, the step goes on with those it has, or, with
-        none at all, with the last round's as they are: their advantages decide.
+        When every round's groups are dropped up to the limit of refills, the step goes on with those it has,
+        or, with none at all, with the last round's as they are: their advantages decide.
         """
         sampling, kept = self.config.sampling, list[Group]()
+        self._timeouts = self.grader.timeouts
         drawn, last = 0, list[Group]()
         for _ in range(sampling.max_refills):
-            problems = [
-                self.problems[self.order.at(self.state.cursor + i)] for i in range(sampling.prompts_per_step)
-            ]
-            self.state.cursor += len(problems)
-            completions = self.engine.generate(
-                problems, sampling=sampling.sampling(), key=(self.config.seed, "sample", step)
-            )
-            last = self.grader.grade_many(list(zip(problems, completions, strict=True)))
+            last = self.grader.grade_many(self._draw(step, sampling.prompts_per_step))
             drawn += len(last)
             kept += [group for group in last if self.config.objective.keeps(group)]
             if len(kept) >= sampling.prompts_per_step:
                 break
         return (kept or last)[: sampling.prompts_per_step], drawn
+
+    def _draw(self, step: int, count: int) -> list[tuple[Problem, tuple[Completion, ...]]]:
+        """The next problems with their completions.
+
+        The epoch is part of the key: small data give a problem several times a step, each time with noise of
+        its own.
+        """
+        found: list[tuple[Problem, tuple[Completion, ...]]] = []
+        for epoch, indices in self.order.next(self.state.cursor, count):
+            problems = [self.problems[index] for index in indices]
+            completions = self.engine.generate(
+                problems,
+                sampling=self.config.sampling.sampling(),
+                key=(self.config.seed, "sample", step, epoch),
+            )
+            found += zip(problems, completions, strict=True)
+        self.state.cursor += count
+        return found
 
     def _record(
         self, folder: RunFolder, groups: Sequence[Group], drawn: int, result: StepResult, clock: "_Clock"
@@ -259,7 +280,7 @@ class Run:
         line |= _reward_parts(groups)
         line["sampler/groups_drawn_count"] = drawn
         line["sampler/groups_kept_count"] = len(groups)
-        line["reward/timeout_count"] = self.grader.timeouts
+        line["reward/timeout_count"] = self.grader.timeouts - self._timeouts
         line["policy/lr"] = self.optimizer.param_groups[0]["lr"]
         line |= clock.metrics()
         folder.metrics(line)
@@ -276,7 +297,8 @@ class Run:
         if self.validator is None:
             return
         clock = _Clock()
-        found = self.validator.run(self.state.step, folder.path)
+        with writing(folder.path / "validation"):
+            found = self.validator.run(self.state.step, folder.path)
         clock.lap("validate_s")
         line = {"kind": "validation", "step": self.state.step, **found, **clock.metrics()}
         folder.metrics(line)
@@ -289,6 +311,7 @@ class Run:
             )
 
     def _save(self, folder: RunFolder) -> None:
+        folder.sync()
         name = f"{PREFIX}{self.state.step:06d}"
         save_checkpoint(
             folder.checkpoints, name, policy=self.policy, optimizer=self.optimizer, state=asdict(self.state)
@@ -319,18 +342,23 @@ class _Order:
         self._epoch = -1
         self._permutation: Any = None
 
-    def at(self, place: int) -> int:
-        """The problem at a place counted from the start of training."""
-        epoch, within = divmod(place, self.size)
-        if epoch != self._epoch:
-            self._permutation = generator(self.seed, "order", epoch).permutation(self.size)
-            self._epoch = epoch
-        return int(self._permutation[within])
+    def next(self, place: int, count: int) -> list[tuple[int, list[int]]]:
+        """The problems at `count` places from `place` on, counted from the start of training, by epoch."""
+        found: list[tuple[int, list[int]]] = []
+        while count > 0:
+            epoch, within = divmod(place, self.size)
+            if epoch != self._epoch:
+                self._permutation = generator(self.seed, "order", epoch).permutation(self.size)
+                self._epoch = epoch
+            taken = self._permutation[within : within + count].tolist()
+            found.append((epoch, taken))
+            place, count = place + len(taken), count - len(taken)
+        return found
 
 
 @dataclass
 class _Clock:
-    """Wall time by phase and CPU time; every name starts with time/, which is what may differ between equal runs."""
+    """Wall time by phase and CPU time; every name starts with time/: what may differ between equal runs."""
 
     began: float = field(default_factory=time.perf_counter)
     cpu: float = field(default_factory=time.process_time)
@@ -357,35 +385,3 @@ def _reward_parts(groups: Sequence[Group]) -> dict[str, float]:
         for name, values in group.breakdown.items():
             found.setdefault(name, []).extend(v for v in values if v is not None)
     return {f"reward/{name}": sum(values) / len(values) if values else 0.0 for name, values in found.items()}
-
-
-@dataclass
-class _Stop:
-    asked: bool = False
-
-
-@contextmanager
-def _stop_signals(watcher: Watcher) -> Iterator[_Stop]:
-    """SIGINT and SIGTERM ask the loop to stop after the step; a second one ends the process at once."""
-    stop = _Stop()
-    before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        if stop.asked:
-            raise KeyboardInterrupt
-        stop.asked = True
-        watcher.message(
-            "stopping after this step; once more to stop at once (finished steps since the last save repeat)"
-        )
-
-    try:
-        for wanted in (signal.SIGINT, signal.SIGTERM):
-            before[wanted] = signal.signal(wanted, ask)
-    except ValueError:
-        # Only the main thread may set handlers; elsewhere the caller stops the run its own way.
-        before.clear()
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,8 @@ PROBE_REPEATS = 12
 
 
 def measure(*, threads: int) -> dict[str, Any]:
-    """Choose the number of CPU threads, unless it is given: two threads on busy cores can be ten times slower than one."""
+    """Choose the number of CPU threads, unless it is given: two threads on busy cores can be ten times
+    slower than one."""
     if threads > 0:
         return {"threads": threads, "threads_chosen_by": "config"}
     seconds = {}

@@ -4,29 +4,34 @@ config.toml        the resolved configuration
 manifest.json      schema_version, command, git, packages, machine
 measured.json      what was chosen by measurement at start; reused on resume
 metrics.jsonl      one line a step, and one a validation (kind = "validation")
-completions.jsonl  completions with policy version, rewards, per-token values of the terms, references to pictures
+completions.jsonl  completions with policy version, rewards, per-token values of the terms, pictures
 events.jsonl       start, resume, stop: what depends on when the process ran
 pictures/          pictures that completions.jsonl refers to
-checkpoints/       step-N: model (a Hugging Face folder), optimizer, state
+checkpoints/       step-N: model (a Hugging Face folder), optimizer, state; best: model, state
+validation/        answers of each validation
 summary.json       the end of the run
+lock               held while a process writes to the folder
 """
 
+import fcntl
+import hashlib
 import json
 import math
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from PIL.Image import Image
 from torch import Tensor
 
-from foveal.config import SCHEMA_VERSION, RunConfig, dump
+from foveal.config import PLUGIN_FOLDERS, SCHEMA_VERSION, RunConfig, dump
 from foveal.spec import FovealError
 from foveal.types import Group
 
@@ -36,17 +41,35 @@ EVENTS = "events.jsonl"
 CONFIG = "config.toml"
 MEASURED = "measured.json"
 SUMMARY = "summary.json"
+MANIFEST = "manifest.json"
+LOCK = "lock"
 DIGITS = 5
 """Significant digits of per-token values in completions.jsonl."""
+NAME_LENGTH = 80
+"""Letters of a problem's id in the name of its pictures."""
 
 
 class RunFolder:
-    """Appends to a run folder; a line is whole or, after a kill, cut off at the next resume."""
+    """Appends to a run folder; a line is whole or, after a kill, cut off at the next resume.
+
+    One process writes to a folder at a time: `create` and `open` lock it until `close` or the end of the
+    process.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.checkpoints = path / "checkpoints"
         self.pictures = path / "pictures"
+        self._lock: TextIO | None = None
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Raises: FovealError, when the folder already holds a run."""
+        if (path / CONFIG).exists():
+            raise FovealError(
+                f"{path} already holds a run; go on with `foveal train --resume {path}`, or choose "
+                f"another --out"
+            )
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunFolder":
@@ -54,10 +77,7 @@ class RunFolder:
 
         Raises: FovealError, when the folder already holds a run.
         """
-        if (path / CONFIG).exists():
-            raise FovealError(
-                f"{path} already holds a run; go on with `foveal train --resume {path}`, or choose another --out"
-            )
+        cls.require_free(path)
         try:
             for folder in (path, path / "checkpoints", path / "pictures"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -65,23 +85,58 @@ class RunFolder:
             raise FovealError(
                 f"the run folder {path} cannot be made: {error}; choose another --out"
             ) from error
-        write_json(path / "manifest.json", manifest())
+        run = cls(path)
+        run.lock()
+        write_json(path / MANIFEST, manifest())
         write_text(path / CONFIG, dump(config))
-        return cls(path)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
         """Open an existing run folder.
 
-        Raises: FovealError, when there is no run.
+        Raises: FovealError, when there is no run, or another process writes to it.
         """
-        if not (path / CONFIG).is_file():
-            near = sorted(str(p.parent) for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise FovealError(f"no run in {path}: it has no {CONFIG}{hint}")
-        for folder in ("checkpoints", "pictures"):
-            (path / folder).mkdir(exist_ok=True)
-        return cls(path)
+        require_run(path)
+        run = cls(path)
+        run.lock()
+        for folder in (run.checkpoints, run.pictures):
+            folder.mkdir(exist_ok=True)
+        return run
+
+    def lock(self) -> None:
+        """Keep other processes from writing; the system lets go of it when this one ends, however it ends.
+
+        Raises: FovealError, when another process holds it.
+        """
+        file = (self.path / LOCK).open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            file.close()
+            raise FovealError(
+                f"{self.path} is being written by another process ({owner}); wait for it or stop it, or "
+                f"choose another --out"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        self._lock = file
+
+    def close(self) -> None:
+        """Let other processes write."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def sync(self) -> None:
+        """Bring the lines so far to the disk: a checkpoint must not be newer than they are."""
+        for name in (METRICS, COMPLETIONS):
+            if (self.path / name).is_file():
+                with writing(self.path / name), (self.path / name).open("rb") as file:
+                    os.fsync(file.fileno())
 
     def metrics(self, line: Mapping[str, Any]) -> None:
         """Append a line of metrics."""
@@ -100,7 +155,10 @@ class RunFolder:
         limit: int,
         token_groups: int,
     ) -> None:
-        """Append the completions of the first `limit` groups; the first `token_groups` with per-token values and pictures."""
+        """Append the completions of the first `limit` groups.
+
+        The first `token_groups` of them get per-token values and their pictures.
+        """
         lines, row = [], 0
         for index, group in enumerate(groups[:limit]):
             detailed = index < token_groups
@@ -147,40 +205,43 @@ class RunFolder:
         file = self.path / MEASURED
         return json.loads(file.read_text()) if file.is_file() else None
 
+    def summary(self) -> dict[str, Any] | None:
+        """The end of the run, once it is there."""
+        file = self.path / SUMMARY
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        try:
-            with (self.path / name).open("a", encoding="utf-8") as file:
-                file.write("".join(_line(line) for line in lines))
-        except OSError as error:
-            raise FovealError(
-                f"{self.path / name} cannot be written: {error}; make room, then go on with "
-                f"`foveal train --resume {self.path}`"
-            ) from error
+        with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
+            file.write("".join(_line(line) for line in lines))
 
     def _save_pictures(self, group: Group) -> list[str]:
         names = []
         for index, image in enumerate(group.problem.images):
-            safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in group.problem.id)
-            name = f"pictures/{safe}-{index}.png"
+            name = f"pictures/{_file_name(group.problem.id)}-{index}.png"
             save_picture(image, self.path / name)
             names.append(name)
         return names
 
 
 def save_picture(image: Image, file: Path) -> None:
-    """Write a PNG unless it is there."""
-    if not file.is_file():
+    """Write a PNG unless it is there, whole or not at all."""
+    if file.is_file():
+        return
+    hidden = file.with_name(f".{file.name}.partial")
+    with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        image.convert("RGB").save(file)
+        image.convert("RGB").save(hidden, format="PNG")
+        hidden.replace(file)
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; a last line that was cut off is left out."""
+    """The whole lines of a JSONL file; a last line that was cut off, perhaps within a letter, is left out."""
     found = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    # Not splitlines: a completion may hold separators of lines that JSON does not escape.
+    for line in file.read_bytes().split(b"\n"):
         try:
             found.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:
             break
     return found
 
@@ -193,11 +254,42 @@ def write_json(file: Path, value: object) -> None:
 def write_text(file: Path, text: str) -> None:
     """Write a file beside its place and move it there."""
     hidden = file.with_name(f".{file.name}.partial")
-    with hidden.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    hidden.replace(file)
+    with writing(file):
+        with hidden.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        hidden.replace(file)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """A disk that does not take what is written is told of, with the way out.
+
+    Raises: FovealError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FovealError(
+            f"{file} cannot be written: {error.strerror or error}; nothing finished is lost: make room "
+            f"on the disk, then "
+            f"go on with `foveal train --resume RUN`"
+        ) from error
+
+
+def require_run(path: Path) -> None:
+    """Raises: FovealError, when the folder holds no run."""
+    if not (path / CONFIG).is_file():
+        near = sorted(str(p.parent) for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise FovealError(f"no run in {path}: it has no {CONFIG}{hint}")
+
+
+def import_paths(path: Path) -> list[str]:
+    """Folders in which a run finds the plug-in modules that its config names."""
+    file = path / MANIFEST
+    return list(json.loads(file.read_text()).get("import_paths", ())) if file.is_file() else []
 
 
 def manifest() -> dict[str, Any]:
@@ -221,6 +313,7 @@ def manifest() -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "started": _now(),
         "command": sys.argv,
+        "import_paths": [*PLUGIN_FOLDERS, str(Path.cwd())],
         "git": _git(),
         "python": platform.python_version(),
         "packages": packages,
@@ -242,6 +335,14 @@ def _git() -> dict[str, Any] | None:
 
 def _line(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False) + "\n"
+
+
+def _file_name(problem_id: str) -> str:
+    """A file name that is the problem's own; ids may hold anything."""
+    safe = "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in problem_id)[:NAME_LENGTH]
+    if safe == problem_id:
+        return safe
+    return f"{safe}-{hashlib.blake2b(problem_id.encode(), digest_size=4).hexdigest()}"
 
 
 def _short(value: float) -> float | None:

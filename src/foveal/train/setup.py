@@ -1,4 +1,4 @@
-"""What a run needs before its first step: the model's place, the data, and the checks that name the guilty row."""
+"""What a run needs before its first step: the model, the data, and checks that name the guilty row."""
 
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -7,14 +7,16 @@ from pathlib import Path
 import torch
 
 from foveal.config import TINY_MODEL, RunConfig
-from foveal.data import DataConfig
+from foveal.data.checks import validate
+from foveal.data.problems import DataSource, FileProblems
 from foveal.policy.model import Policy, load_policy
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
 from foveal.types import Problem
 
-CHECKED_PROBLEMS = 5000
-"""Problems whose prompt length is checked before the first step; later ones are checked when they are drawn."""
+CHECKED_PROBLEMS = 64
+"""Problems whose prompt is measured where pictures must be made to know their size (worlds); all of a file's
+are."""
 
 
 def policy_of(config: RunConfig) -> Policy:
@@ -35,8 +37,8 @@ def resolve_model(path: str) -> str:
     folder = Path(str(resources.files("foveal") / "assets" / "tiny"))
     if not (folder / "config.json").is_file():
         raise FovealError(
-            f"the tiny model is missing from the package ({folder}); make it with `foveal worlds coldstart --out DIR` "
-            f"and pass --model DIR"
+            f"the tiny model is missing from the package ({folder}); make it with "
+            f"`foveal worlds coldstart --out DIR` and pass --model DIR"
         )
     return str(folder)
 
@@ -59,7 +61,7 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def open_problems(config: DataConfig) -> Sequence[Problem]:
+def open_problems(config: DataSource) -> Sequence[Problem]:
     """The problems of a data table.
 
     Raises: FovealError, when there is none.
@@ -73,22 +75,35 @@ def open_problems(config: DataConfig) -> Sequence[Problem]:
 def check_problems(
     problems: Sequence[Problem], processor: Processor, *, limit: int, message: Callable[[str], None]
 ) -> int:
-    """Prompt lengths, visual tokens counted, of the first problems; returns the longest.
+    """Check what would stop a run later: rows, pictures' headers, prompt lengths; returns the longest.
 
-    Raises: FovealError, naming the problem whose prompt is longer than `limit`.
+    Raises: FovealError, naming the row and what is wrong with it, or the problem whose prompt exceeds
+    `limit`.
     """
-    count = min(len(problems), CHECKED_PROBLEMS)
+    count = len(problems) if isinstance(problems, FileProblems) else min(len(problems), CHECKED_PROBLEMS)
+    if isinstance(problems, FileProblems):
+        validate(problems)
     longest, worst = 0, ""
     for index in range(count):
-        problem = problems[index]
-        length = processor.prompt_length(problem, [image.size for image in problem.images])
+        problem, sizes = _measured(problems, index)
+        length = processor.prompt_length(problem, sizes)
         if length > longest:
             longest, worst = length, problem.id
         if length > limit:
-            sizes = ", ".join(f"{image.size[0]} x {image.size[1]}" for image in problem.images) or "none"
+            shown = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"
             raise FovealError(
-                f"problem {problem.id!r}: its prompt has {length} tokens, visual ones counted (pictures: {sizes} pixels), "
-                f"more than sampling.max_prompt_tokens = {limit}; raise it, lower data.max_image_pixels, or drop the row"
+                f"problem {problem.id!r}: its prompt has {length} tokens, visual ones counted (pictures: "
+                f"{shown} pixels), more than sampling.max_prompt_tokens = {limit}; raise it, use smaller "
+                f"pictures, or drop the row"
             )
     message(f"{count} prompts checked; the longest has {longest} tokens ({worst})")
     return longest
+
+
+def _measured(problems: Sequence[Problem], index: int) -> tuple[Problem, list[tuple[int, int]]]:
+    """A problem's text and its pictures' sizes, without decoding pictures of a file."""
+    if isinstance(problems, FileProblems):
+        sizes = list(problems.sizes(index))
+        return problems.text(index, pictures=len(sizes)), sizes
+    problem = problems[index]
+    return problem, [image.size for image in problem.images]

@@ -1,4 +1,5 @@
-"""One training step on finished groups: score, advantages, prepare, update. It does not know where groups come from."""
+"""One training step on finished groups: score, advantages, prepare, update. It does not know where groups
+come from."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +25,8 @@ from foveal.types import (
 )
 
 TAIL_NATS = 1.0
-"""Tokens whose kl_prcp is above this many nats count into its tail share: k3 is heavy-tailed, a mean alone misleads."""
+"""Tokens whose kl_prcp is above this many nats count into its tail share: k3 is heavy-tailed, a mean alone
+misleads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class StepSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step did. `per_token` holds the detached terms and measures by name, [B T], as seen before each update."""
+    """What a step did. `per_token` holds the detached terms and measures by name, [B T], as seen before each
+    update."""
 
     metrics: Mapping[str, float]
     per_token: Mapping[str, Tensor]
@@ -88,12 +91,13 @@ def score(
 
 
 def _score_view(policy: Policy, inputs: Inputs, view: ViewName, settings: StepSettings) -> ViewScores:
-    logprobs = torch.zeros_like(inputs.sampled_logprobs)
+    wide = torch.promote_types(next(policy.parameters()).dtype, torch.float32)
+    logprobs = torch.zeros_like(inputs.sampled_logprobs, dtype=wide)
     entropy = torch.zeros_like(logprobs)
     with torch.no_grad():
         for rows in micro_batches(inputs, tokens=settings.micro_batch_tokens):
             stats = policy(select_inputs(inputs, rows), view, temperature=settings.temperature)
-            logprobs[rows], entropy[rows] = stats.logprobs.float(), stats.entropy.float()
+            logprobs[rows], entropy[rows] = stats.logprobs.to(wide), stats.entropy.to(wide)
     return ViewScores(logprobs=logprobs, entropy=entropy)
 
 
@@ -105,7 +109,8 @@ def prepare(inputs: Inputs, scores: Scores, objective: Objective) -> Batch:
 def accumulate(
     policy: Policy, mini: Batch, objective: Objective, settings: StepSettings, *, tally: _Tally, rows: Tensor
 ) -> None:
-    """Add the gradient of a mini-batch, micro-batch by micro-batch, with denominators of the whole mini-batch.
+    """Add the gradient of a mini-batch, micro-batch by micro-batch, with denominators of the whole
+    mini-batch.
 
     `rows` are the places of the mini-batch's completions in the step's batch.
     """
@@ -174,7 +179,8 @@ def train_step(
     objective: Objective,
     settings: StepSettings,
 ) -> StepResult:
-    """Score, prepare and update on finished groups. An update whose gradient is not finite is skipped and counted."""
+    """Score, prepare and update on finished groups. An update whose gradient is not finite is skipped and
+    counted."""
     batch = prepare(inputs, score(inputs, policy, reference, objective, settings), objective)
     tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
     for rows in mini_batch_rows(inputs, settings.mini_batches):
@@ -188,7 +194,8 @@ def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSett
     parameters = [p for p in policy.parameters() if p.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:
-            # A missing gradient is a zero one: optimizer state exists for every parameter from the first step.
+            # A missing gradient is a zero one: optimizer state exists for every parameter from the first
+            # step.
             parameter.grad = torch.zeros_like(parameter)
     norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
     tally.norms.append(float(norm))
@@ -199,7 +206,8 @@ def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSett
 
 
 def mini_batch_rows(inputs: Inputs, parts: int) -> list[Tensor]:
-    """Completions (Int [K]) of each mini-batch: whole groups, dealt out in order and as evenly as possible."""
+    """Completions (Int [K]) of each mini-batch: whole groups, dealt out in order and as evenly as
+    possible."""
     owners = inputs.prompt_index
     shares = torch.arange(len(inputs.prompts)).tensor_split(parts)
     return [torch.isin(owners, share).nonzero()[:, 0] for share in shares if len(share)]
