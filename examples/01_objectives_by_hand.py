@@ -1,4 +1,4 @@
-"""GRPO, PAPO and CPPO on six tokens, without a model: what each objective returns, and where its gradient goes.
+"""GRPO, PAPO and CPPO on six tokens, without a model: what each returns, and where its gradient goes.
 
 python examples/01_objectives_by_hand.py
 """
@@ -68,5 +68,5 @@ def show(name: str, objective: Objective) -> None:
 show("GRPO", GRPO())
 show("PAPO, removed view scored", PAPO(kl_prcp_coef=0.1))
 show("PAPO, removed view with gradient", PAPO(kl_prcp_coef=0.1, removed_gradient=True))
-# At the published tau of 0.1 two nats between the views leave nothing to learn; 1.0 shows where gradient goes.
+# At the published tau of 0.1 two nats between the views leave nothing to learn; 1.0 shows the gradient.
 show("CPPO", CPPO(cpl_coef=0.1, tau=1.0))

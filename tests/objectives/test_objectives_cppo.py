@@ -266,7 +266,7 @@ def test_chosen_in_the_update_it_follows_the_running_policy_and_weighs_pieces_by
 def test_k1_is_bounded_as_asked():
     case = prepared(CPPO(gate=False), make_case(spread=30.0))
     bounded, free = (
-        measure(CPPO(gate=False, divergence="k1", k1_limit=limit), case, "cppo/removed_kl")
+        measure(CPPO(gate=False, divergence="k1", k1_limit=limit), case, "perception/removed_kl")
         for limit in (1.0, None)
     )
     assert -1.0 <= bounded <= 1.0 < abs(free)
@@ -295,16 +295,16 @@ def test_measures_by_hand(divergence, select_in):
     case = prepared(objective, make_case((3, 1, 2, 2), spread=0.0))
     mask, tokens = case.batch.inputs.completion_mask, chosen(CPPO(gate=False), case)
     share = tokens.sum().item() / mask.sum().item()
-    assert measure(objective, case, "perception_token_fraction") == pytest.approx(share)
+    assert measure(objective, case, "perception/token_fraction") == pytest.approx(share)
     gap = (case.now["clean"].logprobs - case.now["removed"].logprobs)[tokens]
     kl = gap if divergence == "k1" else (-gap).exp() + gap - 1
-    assert measure(objective, case, "cppo/removed_kl") == pytest.approx(kl.clamp(-10, 10).mean().item())
+    assert measure(objective, case, "perception/removed_kl") == pytest.approx(kl.clamp(-10, 10).mean().item())
     if select_in == "scoring":
         scores = case.batch.scores.views
         shift = (scores["removed"].entropy - scores["clean"].entropy)[mask].mean().item()
         gain = (scores["clean"].logprobs - scores["removed"].logprobs)[mask].mean().item()
-        assert measure(objective, case, "entropy_shift") == pytest.approx(shift)
-        assert measure(objective, case, "information_gain") == pytest.approx(gain)
+        assert measure(objective, case, "perception/entropy_shift") == pytest.approx(shift)
+        assert measure(objective, case, "perception/information_gain") == pytest.approx(gain)
 
 
 def test_exact_divergences_are_those_over_the_vocabulary_at_the_chosen_tokens():

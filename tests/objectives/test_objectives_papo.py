@@ -10,7 +10,7 @@ from foveal.objectives.cppo import CPPO
 from foveal.objectives.dapo import DAPO
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
-from foveal.objectives.terms import aggregate, count, exact_kl
+from foveal.objectives.terms import aggregate, count, exact_kl, masked_mean
 from foveal.spec import ConfigError, FovealError, build_component
 from objective_batches import Case, gradients, make_case, measure, part, prepared, total_loss
 
@@ -19,7 +19,8 @@ ALL_ON = {"kl_prcp_coef": 0.3, "entropy_coef": 0.07, "removed_entropy_coef": 0.0
 
 
 def kl_prcp(objective: PAPO, case: Case) -> float:
-    return measure(objective, case, "kl_prcp")
+    found = {term.name: term for term in objective.terms(case.batch, case.now)}["kl_prcp"]
+    return float(masked_mean(found.per_token, found.mask))
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -276,8 +277,10 @@ def test_measures_by_hand():
     now, removed = case.now["clean"], case.batch.scores.views["removed"]
     gain = (now.logprobs - removed.logprobs)[mask]
     kl = ((-gain).exp() + gain - 1).clamp(max=10)
-    assert measure(objective, case, "information_gain") == pytest.approx(gain.mean().item())
-    assert measure(objective, case, "kl_prcp") == pytest.approx(kl.mean().item())
-    assert measure(objective, case, "kl_prcp_tail_fraction") == pytest.approx((kl > 1).double().mean().item())
+    assert measure(objective, case, "perception/information_gain") == pytest.approx(gain.mean().item())
+    names = [term.name for term in objective.measures(case.batch, case.now)]
+    assert "kl_prcp" not in names, "where it is a term it is logged as one"
+    watched = PAPO(base=GRPO(), kl_prcp_coef=0.0, removed_entropy_coef=0.1)
+    assert measure(watched, case, "kl_prcp") == pytest.approx(kl.mean().item())
     shift = (removed.entropy - now.entropy)[mask].mean().item()
-    assert measure(objective, case, "entropy_shift") == pytest.approx(shift)
+    assert measure(objective, case, "perception/entropy_shift") == pytest.approx(shift)

@@ -173,13 +173,13 @@ class CPPO(Extension):
             measures = [
                 *measures,
                 Term(
-                    name="perception_token_fraction",
+                    name="perception/token_fraction",
                     coef=0.0,
                     per_token=selected.to(preserved.dtype),
                     mask=mask,
                 ),
-                Term(name="cppo/preserved_kl", coef=0.0, per_token=preserved.detach(), mask=selected),
-                Term(name="cppo/removed_kl", coef=0.0, per_token=removed.detach(), mask=selected),
+                Term(name="perception/preserved_kl", coef=0.0, per_token=preserved.detach(), mask=selected),
+                Term(name="perception/removed_kl", coef=0.0, per_token=removed.detach(), mask=selected),
             ]
             if self.select_in == "update":
                 return measures
@@ -188,8 +188,8 @@ class CPPO(Extension):
             removed_logprobs = zero_outside(removed_score.logprobs, mask)
             values = {
                 "kl_prcp": kl_estimate(clean_logprobs, removed_logprobs, estimator="k3"),
-                "information_gain": clean_logprobs - removed_logprobs,
-                "entropy_shift": zero_outside(removed_score.entropy - clean_score.entropy, mask),
+                "perception/information_gain": clean_logprobs - removed_logprobs,
+                "perception/entropy_shift": zero_outside(removed_score.entropy - clean_score.entropy, mask),
             }
         return measures + [
             Term(name=name, coef=0.0, per_token=value, mask=mask) for name, value in values.items()

@@ -18,11 +18,6 @@ KL_PRCP = "kl_prcp"
 ENTROPY = "entropy"
 REMOVED_ENTROPY = "removed_entropy"
 
-KL_PRCP_TAIL = 1.0
-"""Tokens above this many nats are the tail that `kl_prcp_tail_fraction` counts: kl_prcp is heavy-tailed, and
-a growing tail is the first sign of a policy that inflates it with words the picture has nothing to do
-with."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class _Removed:
@@ -133,20 +128,19 @@ class PAPO(Extension):
         return terms
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """The base's, then sampled kl_prcp and the share of its tail, information gain and entropy shift."""
+        """The base's, then sampled kl_prcp where it is no term, information gain and entropy shift."""
         measures = super().measures(batch, now)
         if not self._uses_removed:
             return measures
         with torch.no_grad():
             mask = batch.inputs.completion_mask
             removed = self._removed(batch, now)
-            kl = self._sampled_kl_prcp(batch, now)
             values = {
-                KL_PRCP: kl,
-                "kl_prcp_tail_fraction": (kl > KL_PRCP_TAIL).to(kl.dtype),
-                "information_gain": zero_outside(now[CLEAN].logprobs, mask) - removed.logprobs,
-                "entropy_shift": removed.entropy - zero_outside(now[CLEAN].entropy, mask),
+                "perception/information_gain": zero_outside(now[CLEAN].logprobs, mask) - removed.logprobs,
+                "perception/entropy_shift": removed.entropy - zero_outside(now[CLEAN].entropy, mask),
             }
+            if self.kl_prcp_coef == 0:
+                values[KL_PRCP] = self._sampled_kl_prcp(batch, now)
         return measures + [
             Term(name=name, coef=0.0, per_token=value.detach(), mask=mask) for name, value in values.items()
         ]

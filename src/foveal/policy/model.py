@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils.logging import disable_progress_bar
 
 from foveal.policy import forward as packing
 from foveal.policy.attention import AttentionPath, PackedLayout
@@ -138,6 +139,8 @@ def load_policy(
             f"attention = {attention!r}; expected 'auto', 'split' or 'dense'; change [model] attention"
         )
     folder = _folder(path)
+    # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
+    disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from foveal.perturbations.pictures import to_rgb
 from foveal.policy.families import Family
 from foveal.spec import FovealError
 from foveal.types import IMAGE_MARK, Problem, Prompt
@@ -152,7 +153,7 @@ class Processor:
             return torch.zeros(0, features), torch.zeros(0, 3, dtype=torch.long)
         for image in images:
             self.grid(image.size)
-        found = self._images(images=[image.convert("RGB") for image in images], return_tensors="pt")
+        found = self._images(images=[to_rgb(image) for image in images], return_tensors="pt")
         return found["pixel_values"], found["image_grid_thw"]
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from foveal.objectives.terms import aggregate, count
+from foveal.objectives.terms import aggregate, count, zero_outside
 from foveal.policy.forward import micro_batches
 from foveal.policy.model import Policy
 from foveal.types import (
@@ -164,8 +164,8 @@ def _watch(
             tally.add(measure, places, size)
         if CLEAN in now:
             mask = micro.inputs.completion_mask
-            drift = ((now[CLEAN].logprobs - micro.scores.old_logprobs).abs() * mask).max()
-            gap = ((now[CLEAN].logprobs - micro.inputs.sampled_logprobs).abs() * mask).max()
+            drift = zero_outside(now[CLEAN].logprobs - micro.scores.old_logprobs, mask).abs().max()
+            gap = zero_outside(now[CLEAN].logprobs - micro.inputs.sampled_logprobs, mask).abs().max()
             tally.ratio_max = max(tally.ratio_max, float(drift.exp()))
             if not tally.norms:
                 tally.parity_max = max(tally.parity_max, float(gap))
