@@ -127,6 +127,16 @@ class ValidationConfig(Config):
     """Completions a problem (avg@k); 0 is one greedy completion."""
     other_picture: bool = False
     """Also with another problem's picture."""
+    gate: bool = False
+    """Refuse to train a model that is right as often with another problem's picture (needs other_picture)."""
+
+    @model_validator(mode="after")
+    def _gate_needs_other_pictures(self) -> "ValidationConfig":
+        if self.gate and not self.other_picture:
+            raise ValueError(
+                "gate = true compares with another problem's picture; set other_picture = true too"
+            )
+        return self
 
 
 class CheckpointConfig(Config):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.config import RunConfig
+from foveal.diagnosis.gate import gate
 from foveal.evaluation.run import Judge, OtherPicture, evaluate
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
@@ -50,7 +51,10 @@ class Validator:
         return cls(config, engine, grader, problems, samples=config.validation.samples)
 
     def run(self, step: int, folder: Path) -> Mapping[str, Any]:
-        """Metrics of one validation; the records go to validation/step-N."""
+        """Metrics of one validation; the records go to validation/step-N.
+
+        Raises: FovealError, before the first step of a run with a gate whose model does not look.
+        """
         config = self.config.validation
         if config is None:
             raise ValueError("this run has no validation")
@@ -73,6 +77,8 @@ class Validator:
             seed=self.config.seed,
         )
         found.save(folder / "validation" / f"step-{step:06d}")
+        if config.gate and step == 0:
+            gate(found)
         metrics = {"validation/accuracy": found.accuracy.value}
         for name in ("accuracy_other_picture", "perception_error_fraction", "format"):
             estimate = found.estimate(name)
@@ -86,5 +92,15 @@ def judge_of(problems: Sequence[Problem]) -> tuple[Judge | None, OtherPicture | 
     if problems and "scene" in problems[0].meta:
         from foveal import worlds
 
-        return worlds.judge, worlds.with_other_picture
+        return worlds.judge, _world_donor
     return None, True
+
+
+def _world_donor(problem: Problem, donors: Sequence[Problem]) -> Problem | None:
+    """The world's own choice of another picture; None where no problem of the set fits."""
+    from foveal.worlds import WorldError, with_other_picture
+
+    try:
+        return with_other_picture(problem, donors)
+    except WorldError:
+        return None
