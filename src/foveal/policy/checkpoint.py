@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from foveal.policy.model import Policy
 from foveal.spec import FovealError
@@ -78,21 +77,23 @@ def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimi
 
     Raises: FovealError, when the checkpoint does not fit the model.
     """
-    weights: dict[str, torch.Tensor] = {}
-    for file in sorted((path / MODEL_FOLDER).glob("*.safetensors")):
-        weights |= load_file(file)
     model: Any = policy.model
-    missing, unexpected = model.load_state_dict(weights, strict=False)
-    tied = set(model.all_tied_weights_keys or ()) if hasattr(model, "all_tied_weights_keys") else set()
-    absent = set(missing) - tied
-    if unexpected or absent:
+    # Weights are stored under the names of the hub, which transformers alone turns into those of its modules.
+    stored, loading = type(model).from_pretrained(
+        path / MODEL_FOLDER, dtype=next(model.parameters()).dtype, output_loading_info=True
+    )
+    try:
+        if loading["missing_keys"]:
+            raise RuntimeError(f"{len(loading['missing_keys'])} tensors are missing")
+        model.load_state_dict(stored.state_dict())
+        if optimizer is not None:
+            optimizer.load_state_dict(torch.load(path / OPTIMIZER_FILE, weights_only=True))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
         raise FovealError(
-            f"checkpoint {path} does not fit the model: {len(unexpected)} unknown and {len(absent)} "
-            f"missing tensors; expected the model it was saved from; check [model] path"
-        )
-    model.tie_weights()
-    if optimizer is not None:
-        optimizer.load_state_dict(torch.load(path / OPTIMIZER_FILE, weights_only=True))
+            f"checkpoint {path} does not fit the model: {reason}; expected the model that it was saved "
+            f"from; check [model] path"
+        ) from error
     state: dict[str, Any] = json.loads((path / STATE_FILE).read_text())
     return state
 
