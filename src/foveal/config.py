@@ -30,6 +30,8 @@ TINY_MODEL = "tiny"
 
 
 def _data(value: object) -> object:
+    if isinstance(value, str) and ":" not in value:
+        value = _named_data({}, value)
     if isinstance(value, Mapping) and "type" not in value:
         value = {"type": "auto", **value}
     return build_component(value, data.REGISTRY, kind="data")
