@@ -26,6 +26,9 @@ COLOUR_VALUES = {
 BACKGROUND = (236.0, 236.0, 233.0)
 BACKGROUND_SHIFT = 8.0
 COLOUR_NOISE_SD = 16.0
+COLOUR_NOISE_MOST = 1.5
+"""The noise level above which colours shift no further: beyond it red and yellow would mix, and no one could tell
+them apart; pixel noise hides shapes and colours from a careless look only."""
 PIXEL_NOISE_SD = 14.0
 RADIUS_RANGE = (17 / 56, 22 / 56)
 """Radius of an object, in sides of its cell."""
@@ -101,7 +104,7 @@ def draw_cells_picture(
         # Every cell draws the same numbers, so that what stands in one does not change how another looks.
         dx, dy = rng.uniform(-JITTER, JITTER, 2) * cell_px
         radius = float(rng.uniform(*RADIUS_RANGE)) * cell_px
-        colour_shift = COLOUR_NOISE_SD * noise * rng.standard_normal(3)
+        colour_shift = COLOUR_NOISE_SD * min(noise, COLOUR_NOISE_MOST) * rng.standard_normal(3)
         if cell == NONE:
             continue
         colour, shape = cell.split()
@@ -122,7 +125,7 @@ class Drawing:
         """An empty drawing whose inks vary with the noise level."""
         self._noise = noise
         self._rng = rng
-        shift = COLOUR_NOISE_SD * noise * rng.standard_normal(3)
+        shift = COLOUR_NOISE_SD * min(noise, COLOUR_NOISE_MOST) * rng.standard_normal(3)
         self._inks = {
             name: tuple(int(v) for v in np.clip(np.array(ink) + shift, 0, 140)) for name, ink in INKS.items()
         }
