@@ -66,7 +66,12 @@ def differences(found: Path, wanted: Path) -> list[str]:
 def command(arguments: Sequence[str], log: str, folder: str) -> None:
     """Run the command line as a process would; what it says goes to a file."""
     os.chdir(folder)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    terminal = log.startswith("/dev/")
+    if terminal:
+        # The leader of a new session takes the terminal that it opens: Ctrl-C there then reaches it.
+        os.setsid()
+        os.environ["TERM"] = "xterm-256color"
+    handle = os.open(log, os.O_RDWR if terminal else os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
@@ -90,8 +95,8 @@ def server() -> Any:
 class Command:
     """A command line in a process of its own."""
 
-    def __init__(self, *arguments: str, folder: Path) -> None:
-        self.log = folder / "log.txt"
+    def __init__(self, *arguments: str, folder: Path, terminal: str = "") -> None:
+        self.log = Path(terminal) if terminal else folder / "log.txt"
         self.process: BaseProcess = server().Process(
             target=command, args=(arguments, str(self.log), str(folder))
         )

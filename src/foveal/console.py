@@ -12,13 +12,15 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Column, Table
 
 from foveal.config import RunConfig, add_plugin_folder, load
 from foveal.spec import FovealError
+
+BAR_WIDTH = 10
+"""The whole line fits into 80 columns; where it does not, the bar gives way."""
 
 PLAIN_EVERY_S = 15.0
 """Seconds between lines where the output is not a terminal."""
@@ -50,12 +52,11 @@ class Screen:
         if self.console.is_terminal:
             self.progress = Progress(
                 TextColumn("[bold]step"),
-                MofNCompleteColumn(),
-                BarColumn(bar_width=24),
+                MofNCompleteColumn(table_column=Column(no_wrap=True)),
+                BarColumn(bar_width=BAR_WIDTH),
                 TextColumn("{task.description}"),
-                TimeElapsedColumn(),
                 TextColumn("left"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(table_column=Column(no_wrap=True)),
                 console=self.console,
             )
             self.progress.start()
@@ -280,7 +281,7 @@ def _step_text(metrics: Mapping[str, Any]) -> str:
         parts.append(f"kl_prcp {metrics['kl_prcp/mean']:.3f}")
     if metrics["policy/skipped_count"]:
         parts.append("update skipped: gradient not finite")
-    return "  ".join(parts)
+    return " ".join(parts)
 
 
 def _brief(metrics: Mapping[str, Any], prefix: str) -> str:

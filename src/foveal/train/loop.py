@@ -114,13 +114,12 @@ class Run:
         config: RunConfig,
         policy: Policy,
         reference: Policy | None,
-        measured: dict[str, Any],
         watcher: Watcher,
     ) -> None:
         self.config = config
         self.policy = policy
         self.reference = reference
-        self.measured = measured
+        self.measured: dict[str, Any] = {}
         self.watcher = watcher
         self.engine = LocalEngine(policy)
         self.problems: Sequence[Problem] = open_problems(config.data)
@@ -147,8 +146,6 @@ class Run:
     @classmethod
     def prepare(cls, config: RunConfig, *, watcher: Watcher, measured: dict[str, Any] | None = None) -> "Run":
         """Load everything and check the data, before anything is written."""
-        measured = measured or measure(threads=config.threads)
-        torch.set_num_threads(int(measured["threads"]))
         policy = policy_of(config)
         if config.model.gradient_checkpointing:
             model: Any = policy.model
@@ -156,10 +153,12 @@ class Run:
         reference = (
             policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
         )
-        run = cls(config, policy, reference, measured, watcher)
+        run = cls(config, policy, reference, watcher)
         check_problems(
             run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
         )
+        run.measured = measured or measure(threads=config.threads)
+        torch.set_num_threads(int(run.measured["threads"]))
         run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
         return run
 

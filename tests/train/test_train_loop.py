@@ -1,0 +1,161 @@
+"""The loop around a step: which problems are drawn, when sampling is repeated, what is logged."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from foveal.config import RunConfig, load
+from foveal.spec import FovealError
+from foveal.train import loop
+from foveal.train.loop import Run, Silent
+from foveal.train.measure import measure
+from foveal.train.setup import check_problems
+from foveal.types import Group
+from run_cases import lines, world_config, world_table
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def prepared(config: RunConfig) -> Run:
+    return Run.prepare(config, watcher=Silent())
+
+
+def sampling(**changes: int) -> dict[str, int]:
+    return {"group_size": 2, "prompts_per_step": 4, "max_new_tokens": 3} | changes
+
+
+def test_each_epoch_gives_every_problem_once_in_an_order_of_its_own() -> None:
+    order = loop._Order(7, seed=3)
+    places = [order.next(place, 3) for place in range(0, 21, 3)]
+    drawn = [index for parts in places for _, found in parts for index in found]
+    epochs = [drawn[n : n + 7] for n in (0, 7, 14)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert [parts[0][0] for parts in places] == [0, 0, 0, 1, 1, 2, 2]
+    assert order.next(5, 16) == loop._Order(7, seed=3).next(5, 16)
+    assert loop._Order(7, seed=4).next(0, 7) != order.next(0, 7)
+
+
+def test_small_data_give_a_problem_other_completions_each_time(tiny_folder: Path) -> None:
+    data = {"type": "world", "families": ["counting"], "size": 2}
+    run = prepared(world_config(tiny_folder, data=data, sampling=sampling()))
+    groups, drawn = run._sample(0)
+    assert drawn == 4
+    assert Counter(group.problem.id for group in groups).most_common()[0][1] == 2
+    texts = [tuple(c.token_ids for c in group.completions) for group in groups]
+    assert len(set(texts)) == 4
+    run.grader.close()
+
+
+def objective_that_keeps(run: Run, pattern: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(pattern)
+
+    def keeps(self: Any, group: Group) -> bool:
+        return next(answers)
+
+    monkeypatch.setattr(type(run.config.objective), "keeps", keeps)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "drawn", "kept"),
+    [
+        ([True] * 4, 4, 4),
+        ([False, True, False, False] + [True] * 4, 8, 4),
+        ([False, True, False, False] * 3, 12, 3),
+        ([False] * 12, 12, 4),
+    ],
+    ids=["enough", "cut", "too_few", "none"],
+)
+def test_dropped_groups_are_drawn_again_up_to_the_limit(
+    pattern: list[bool], drawn: int, kept: int, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With too few the step goes on with those; with none at all, with the last round's as they are."""
+    run = prepared(world_config(tiny_folder, sampling=sampling(max_refills=3)))
+    objective_that_keeps(run, pattern, monkeypatch)
+    groups, count = run._sample(0)
+    run.grader.close()
+    assert (count, len(groups)) == (drawn, kept)
+    assert run.state.cursor == drawn
+
+
+def test_values_given_up_at_a_limit_are_counted_step_by_step(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a resumed run, whose grader is new, logs the same."""
+    grade = loop.Grader.grade_many
+
+    def slow(self: Any, items: Any) -> list[Group]:
+        self.timeouts += 2
+        return grade(self, items)
+
+    monkeypatch.setattr(loop.Grader, "grade_many", slow)
+    loop.start(world_config(tiny_folder, steps=3), tmp_path / "run")
+    found = [line["reward/timeout_count"] for line in lines(tmp_path / "run") if line["kind"] == "step"]
+    assert found == [2, 2, 2]
+
+
+def test_skipped_updates_are_counted_over_the_run(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = loop.train_step
+
+    def broken(policy: Any, *given: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: torch.tensor(float("nan")))
+            return step(policy, *given)
+
+    monkeypatch.setattr(loop, "train_step", broken)
+    summary = loop.start(world_config(tiny_folder, steps=2), tmp_path / "run")
+    assert summary["skipped_count"] == 2
+    rows = [line for line in lines(tmp_path / "run") if line["kind"] == "step"]
+    assert [line["policy/skipped_count"] for line in rows] == [1, 1]
+
+
+def test_reference_policy_stays_where_it_was_and_is_a_model_of_its_own(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    config = world_config(tiny_folder, steps=3, objective={"type": "grpo", "kl_coef": 0.1})
+    run = prepared(config)
+    assert run.reference is not None and run.reference is not run.policy
+    assert not any(p.requires_grad for p in run.reference.parameters())
+    loop.start(config, tmp_path / "run")
+    kl = [line["loss/reference_kl"] for line in lines(tmp_path / "run") if line["kind"] == "step"]
+    assert abs(kl[0]) < 1e-6 < kl[2]
+
+
+def test_gradient_checkpointing_changes_no_metric(tiny_folder: Path, tmp_path: Path) -> None:
+    table = world_table(tiny_folder, steps=2)
+    loop.start(load(table), tmp_path / "plain")
+    overrides = ["model.gradient_checkpointing=true"]
+    loop.start(load(table, overrides=overrides), tmp_path / "checkpointed")
+    for found, wanted in zip(lines(tmp_path / "checkpointed"), lines(tmp_path / "plain"), strict=True):
+        for name, value in wanted.items():
+            assert found[name] == (pytest.approx(value, rel=1e-3, abs=1e-5) if name != "kind" else value), (
+                name
+            )
+
+
+def test_prompt_longer_than_the_limit_is_found_before_the_first_step(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    run = prepared(world_config(tiny_folder))
+    told: list[str] = []
+    longest = check_problems(run.problems, run.policy.processor, limit=999, message=told.append)
+    assert told and f"the longest has {longest} tokens" in told[0]
+    with pytest.raises(FovealError, match=rf"has {longest} tokens.*max_prompt_tokens = {longest - 1};"):
+        check_problems(run.problems, run.policy.processor, limit=longest - 1, message=told.append)
+
+
+def test_threads_are_measured_only_where_they_are_not_given() -> None:
+    before = torch.get_num_threads()
+    assert measure(threads=3) == {"threads": 3, "threads_chosen_by": "config"}
+    found = measure(threads=0)
+    assert str(found["threads"]) in found["probe_s"]
+    assert found["probe_s"][str(found["threads"])] == min(found["probe_s"].values())
+    assert torch.get_num_threads() == before
