@@ -56,6 +56,10 @@ class WorldSettings(Config):
     noise_low: float = Field(default=0.3, ge=0.0, le=1.0)
     """A picture's h is drawn from U(noise_low, 1) * noise; 1 gives every picture the same level."""
 
+    haze: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Fog over the pictures: each pixel is (1 - haze) of itself and haze of the plain background. Unlike noise it
+    shifts everything in one direction, which a policy that meets it for the first time can learn to undo."""
+
     grade: Grade | Mapping[Grade, float] = "high"
     """Vision dependency: "high" (facts only in the picture), "medium", "low" (all in the text), or shares."""
 

@@ -93,6 +93,14 @@ def finish(canvas: Pixels, *, noise: float, rng: np.random.Generator) -> Image:
     return PilImage.fromarray(np.clip(noisy + 0.5, 0, 255).astype(np.uint8))
 
 
+def veil(image: Image, *, haze: float) -> Image:
+    """The picture behind fog of the background's colour: (1 - haze) of each pixel."""
+    if haze == 0:
+        return image
+    pixels = np.asarray(image, dtype=np.float32) * (1 - haze) + np.float32(haze) * np.array(BACKGROUND)
+    return PilImage.fromarray((pixels + 0.5).astype(np.uint8))
+
+
 def draw_cells_picture(
     cells: Sequence[str], *, grid: tuple[int, int], cell_px: int, noise: float, rng: np.random.Generator
 ) -> Image:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
+from PIL.Image import Image
 
 from foveal.keys import generator
 from foveal.types import IMAGE_MARK, Problem
@@ -20,6 +21,7 @@ from foveal.worlds.base import (
 )
 from foveal.worlds.circles import Circles
 from foveal.worlds.counting import Counting
+from foveal.worlds.draw import veil
 from foveal.worlds.panels import Panels
 from foveal.worlds.relations import Relations
 from foveal.worlds.triangles import Triangles
@@ -85,6 +87,7 @@ def make_problem(
         "choices": list(question.choices),
         "chain_of_thought": f"<think> {kind.think(scene, question)} </think> \\boxed{{{answer}}}",
         "noise": noise,
+        "haze": settings.haze,
         "shortcut": {
             "mode": settings.shortcut_word,
             "strength": settings.shortcut,
@@ -95,10 +98,16 @@ def make_problem(
     return Problem(
         id=f"world/{kind.name}/{split}/{seed}/{index}",
         question=" ".join(part for part in words if part),
-        images=kind.render(scene, noise=noise, rng=pixel_rng) if render else (),
+        images=_pictures(kind, scene, noise=noise, haze=settings.haze, rng=pixel_rng) if render else (),
         answer=answer,
         meta=meta,
     )
+
+
+def _pictures(
+    family: Family, scene: Scene, *, noise: float, haze: float, rng: np.random.Generator
+) -> tuple[Image, ...]:
+    return tuple(veil(image, haze=haze) for image in family.render(scene, noise=noise, rng=rng))
 
 
 def _draw(family: Family, split: Split, rng: np.random.Generator) -> tuple[Question, Scene]:
@@ -247,7 +256,13 @@ def moved(problem: Problem) -> Problem | None:
     best = [s for s, k in zip(scenes, kept, strict=True) if k == min(kept)]
     other = [s for s in best if family.solve(s, question) not in (problem.answer, None)]
     scene = (other or best)[0]
-    images = family.render(scene, noise=problem.meta["noise"], rng=generator("moved", problem.id, "pixels"))
+    images = _pictures(
+        family,
+        scene,
+        noise=problem.meta["noise"],
+        haze=problem.meta["haze"],
+        rng=generator("moved", problem.id, "pixels"),
+    )
     return _shown(problem, images, scene, donor=None)
 
 
