@@ -149,7 +149,8 @@ class Run:
         policy = policy_of(config)
         if config.model.gradient_checkpointing:
             model: Any = policy.model
-            model.gradient_checkpointing_enable()
+            newer = getattr(model, "activation_checkpointing_enable", None)
+            (newer or model.gradient_checkpointing_enable)()
         reference = (
             policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
         )
