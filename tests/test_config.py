@@ -198,7 +198,7 @@ def test_extends_merges_tables_and_replaces_what_has_another_type(tmp_path: Path
     write(
         tmp_path / "base.toml",
         'seed = 1\nsteps = 7\n[objective]\ntype = "papo"\nkl_prcp_coef = 0.5\n'
-        '[sampling]\ngroup_size = 3\nprompts_per_step = 4\n'
+        "[sampling]\ngroup_size = 3\nprompts_per_step = 4\n"
         '[[rewards]]\ntype = "boxed"\n[data]\ntype = "world"\n',
     )
     write(
