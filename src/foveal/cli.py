@@ -93,6 +93,7 @@ def _add_quickstart(commands: _Commands) -> None:
     command.add_argument(
         "--study", choices=("plain", "shortcut"), default="plain", help="which comparison (plain)"
     )
+    command.add_argument("--model", help="start from another model folder (default: the shipped one)")
     command.add_argument("--seeds", type=int, default=2, help="runs of each method (2)")
     command.add_argument("--steps", type=int, help="training steps of each run (default: the config's)")
     command.add_argument("--problems", type=int, default=1000, help="held-out problems (1000)")
@@ -160,6 +161,7 @@ def _add_worlds(commands: _Commands) -> None:
     show.add_argument("--seed", type=int, default=0)
     show.add_argument("--split", choices=("train", "heldout"), default="heldout")
     show.add_argument("--noise", type=float, default=1.0, help="noise on the pictures (1.0)")
+    show.add_argument("--haze", type=float, default=0.0, help="fog over the pictures, 0 to 1 (0)")
     show.add_argument("--grade", choices=("low", "medium", "high"), default="high")
     show.add_argument("--shortcut", type=float, default=0.0, help="strength of the shortcut word, 0 to 1 (0)")
     show.set_defaults(run=_worlds_show)
@@ -183,6 +185,7 @@ def _quickstart(arguments: argparse.Namespace) -> int:
     return run(
         out=arguments.out,
         study=arguments.study,
+        model=arguments.model,
         seeds=arguments.seeds,
         steps=arguments.steps,
         problems=arguments.problems,
@@ -234,6 +237,7 @@ def _worlds_show(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         split=arguments.split,
         noise=arguments.noise,
+        haze=arguments.haze,
         grade=arguments.grade,
         shortcut=arguments.shortcut,
     )

@@ -189,6 +189,7 @@ def worlds_show(
     seed: int,
     split: str,
     noise: float,
+    haze: float,
     grade: str,
     shortcut: float,
 ) -> int:
@@ -200,6 +201,7 @@ def worlds_show(
     settings = WorldSettings.model_validate(
         {
             "noise": noise,
+            "haze": haze,
             "grade": grade,
             "shortcut": shortcut,
             "shortcut_word": "biased" if shortcut else "none",

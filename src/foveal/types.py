@@ -120,7 +120,10 @@ class Inputs:
 
     def to(self, device: torch.device) -> "Inputs":
         """The same on a device; prompts and pictures follow when a forward needs them."""
-        names = ("completion_ids", "completion_mask", "sampled_logprobs", "rewards", "correct")
+        names = (
+            *("prompt_index", "completion_ids", "completion_mask", "sampled_logprobs"),
+            *("rewards", "correct", "lengths", "truncated"),
+        )
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
 

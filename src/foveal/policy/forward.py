@@ -117,6 +117,7 @@ def micro_batches(inputs: Inputs, *, tokens: int, rows: Tensor | None = None) ->
 
 def _by_prompt(inputs: Inputs, rows: list[int]) -> list[tuple[int, list[int]]]:
     groups: dict[int, list[int]] = {}
+    owners = inputs.prompt_index.tolist()
     for row in rows:
-        groups.setdefault(int(inputs.prompt_index[row]), []).append(row)
+        groups.setdefault(owners[row], []).append(row)
     return list(groups.items())

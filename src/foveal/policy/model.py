@@ -140,7 +140,7 @@ def load_policy(
         )
     folder = _folder(path)
     # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
-    disable_progress_bar()
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:

@@ -92,7 +92,8 @@ def run_jobs(jobs: Sequence[Job], *, at_once: int, console: Console) -> None:
 
 def _start(job: Job) -> tuple[subprocess.Popen[bytes], Path]:
     log = Path(job.folder) / "jobs" / f"{job.name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    for name in ("jobs", "looks", "gallery"):
+        (Path(job.folder) / name).mkdir(parents=True, exist_ok=True)
     threads = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with log.open("ab") as output:
         process = subprocess.Popen(

@@ -19,9 +19,10 @@ from foveal.spec import FovealError
 METHODS = ("grpo", "papo", "cppo")
 """Of the plain study; each has a config quickstart_METHOD."""
 
-STEPS = 160
+STEPS = 80
 SHORTCUT_STEPS = 120
 GALLERY_ITEMS = 8
+TABLE_WIDTH = 110
 
 SHORTCUT_ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "grpo": ("shortcut_grpo", ()),
@@ -34,7 +35,16 @@ SHORTCUT_ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Of the shortcut study: config and overrides; the last two are the controls."""
 
 
-def run(*, out: Path, study: str, seeds: int, steps: int | None, problems: int, jobs: int | None) -> int:
+def run(
+    *,
+    out: Path,
+    study: str,
+    model: str | None,
+    seeds: int,
+    steps: int | None,
+    problems: int,
+    jobs: int | None,
+) -> int:
     """Run a study into `out`; a second call goes on where a stopped one was, and shows a finished one
     again.
     """
@@ -45,8 +55,9 @@ def run(*, out: Path, study: str, seeds: int, steps: int | None, problems: int, 
     console = Console(stderr=True)
     began = time.monotonic()
     length = steps or (STEPS if study == "plain" else SHORTCUT_STEPS)
-    plan = _plan(out, study, seeds=seeds, steps=length, problems=problems)
-    _check_same(out, {"study": study, "seeds": seeds, "steps": length, "problems": problems})
+    plan = _plan(out, study, model=model, seeds=seeds, steps=length, problems=problems)
+    settings = {"study": study, "seeds": seeds, "steps": length, "problems": problems}
+    _check_same(out, settings | ({"model": model} if model else {}))
     console.print(f"{len(plan)} jobs into {out}; Ctrl-C saves, the same command goes on")
     run_jobs(plan, at_once=jobs or max(1, os.cpu_count() or 1), console=console)
     if study == "plain":
@@ -60,7 +71,7 @@ def run(*, out: Path, study: str, seeds: int, steps: int | None, problems: int, 
     return 0
 
 
-def _plan(out: Path, study: str, *, seeds: int, steps: int, problems: int) -> list[Job]:
+def _plan(out: Path, study: str, *, model: str | None, seeds: int, steps: int, problems: int) -> list[Job]:
     """The cold start first, then seed by seed, so that a stopped study has whole seeds."""
     shortcut = study == "shortcut"
     arms = SHORTCUT_ARMS if shortcut else {m: (f"quickstart_{m}", ()) for m in METHODS}
@@ -71,7 +82,7 @@ def _plan(out: Path, study: str, *, seeds: int, steps: int, problems: int) -> li
             method=method,
             seed=seed,
             config=config,
-            overrides=overrides,
+            overrides=overrides if model is None else (*overrides, f"model.path={model}"),
             steps=steps,
             problems=problems,
             folder=str(out),
@@ -156,7 +167,7 @@ def _finish_shortcut(out: Path, plan: Sequence[Job]) -> None:
         trained = "" if row["train_accuracy"] is None else f"{row['train_accuracy']:.3f}"
         seed = "" if row["seed"] is None else str(row["seed"])
         table.add_row(str(row["method"]), seed, trained, *(f"{row[c]:.3f}" for c in columns))
-    Console().print(table)
+    _show(table)
 
 
 def _row(job: Job, one: Evaluation, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,8 +270,7 @@ def _notes(out: Path, plan: Sequence[Job]) -> dict[str, Any]:
     machine = found["machine"]
     return {
         "config": ", ".join(sorted({job.config for job in plan})),
-        "command": f"foveal quickstart --study {settings['study']} --seeds {settings['seeds']} "
-        f"--steps {settings['steps']} --problems {settings['problems']}",
+        "command": "foveal quickstart " + " ".join(f"--{name} {value}" for name, value in settings.items()),
         "hardware": f"{machine['system']}, {machine['cores']} cores, one thread a run",
         "commit": (found["git"] or {}).get("commit", "unknown"),
         "packages": ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
@@ -284,13 +294,19 @@ def _print_table(rows: Sequence[Mapping[str, Any]], comparisons: Mapping[str, An
             row["method"],
             seed,
             *shown,
-            f"{row['kl_prcp_median']:.4f}",
+            f"{row['kl_prcp_median']:.1g}",
             f"{row['cpu_seconds']:.0f}",
             str(row["steps"]),
         )
-    Console().print(table)
+    _show(table)
     for sentence in (*claims.headline(comparisons), *claims.looks(comparisons)):
         print(sentence)
+
+
+def _show(table: Table) -> None:
+    """On a terminal in its width; into a file or a pipe in a width that cuts nothing."""
+    console = Console()
+    (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(table)
 
 
 def _write(file: Path, value: object) -> None:

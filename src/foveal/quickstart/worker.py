@@ -19,7 +19,7 @@ from foveal.rewards.boxed import last_boxed
 from foveal.spec import FovealError
 from foveal.train import loop
 from foveal.train.assess import assess_policy
-from foveal.train.record import CONFIG, SUMMARY, RunFolder, read_lines, save_picture, write_json
+from foveal.train.record import CONFIG, SUMMARY, read_lines, save_picture, write_json
 from foveal.train.setup import open_problems, policy_of
 from foveal.types import (
     CLEAN,
@@ -66,7 +66,7 @@ def _train(job: Job, config: RunConfig) -> RunConfig:
     config = config.model_copy(update={"steps": job.steps})
     if (folder / CONFIG).is_file():
         if not (folder / SUMMARY).is_file():
-            loop.resume(RunFolder.open(folder).path, config=load(folder / CONFIG))
+            loop.resume(folder, config=load(folder / CONFIG))
     else:
         loop.start(config, folder)
     newest = latest_checkpoint(folder / "checkpoints")

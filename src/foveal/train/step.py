@@ -206,9 +206,9 @@ def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSett
 
 
 def mini_batch_rows(inputs: Inputs, parts: int) -> list[Tensor]:
-    """Completions (Int [K]) of each mini-batch: whole groups, dealt out in order and as evenly as
+    """Completions (Int [K], on the CPU) of each mini-batch: whole groups, dealt out in order and as evenly as
     possible."""
-    owners = inputs.prompt_index
+    owners = inputs.prompt_index.cpu()
     shares = torch.arange(len(inputs.prompts)).tensor_split(parts)
     return [torch.isin(owners, share).nonzero()[:, 0] for share in shares if len(share)]
 
