@@ -16,6 +16,8 @@ CELL_FAMILIES = ("counting", "relations", "panels")
 """Families whose scenes are objects in cells."""
 
 LOOKS = 8
+HIDDEN_RANGE = (0.6, 1.0)
+"""Part of a blanked picture that is hidden; the low end keeps the edge to ordinary pictures soft."""
 
 
 def solution(problem: Problem, *, listing_weight: float) -> list[tuple[str, float]]:
@@ -59,10 +61,12 @@ def careless(
 
 
 def blanked(problem: Problem, rng: np.random.Generator) -> Problem:
-    """The problem with 80 to 100 % of each picture's patches in the mean colour."""
-    hide = PatchMask(ratio=float(rng.uniform(0.8, 1.0)), fill="mean")
+    """The problem with most of each picture in its mean colour, answered without a look."""
+    hide = PatchMask(ratio=float(rng.uniform(*HIDDEN_RANGE)), fill="mean")
     images = tuple(hide(image, rng=rng, context=PerturbationContext()) for image in problem.images)
-    return dataclasses.replace(problem, images=images)
+    text = f"<think> I see {NONE}. So {problem.answer}. </think> \\boxed{{{problem.answer}}}"
+    meta = {**problem.meta, "chain_of_thought": text}
+    return dataclasses.replace(problem, images=images, meta=meta)
 
 
 def without_marks(problem: Problem) -> Problem:
