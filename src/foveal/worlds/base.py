@@ -51,14 +51,15 @@ class WorldSettings(Config):
     """How hard the pictures are, what the text gives away, and whether a word predicts the answer."""
 
     noise: float = Field(default=1.0, ge=0.0)
-    """Upper level of the noise h of a picture: pixel noise sd 14 h, colour noise sd 16 min(h, 1.5) (of 255)."""
+    """Upper level of the noise h of a picture: pixel noise sd 14 h, colour noise sd 16 min(h, 4), of 255."""
 
     noise_low: float = Field(default=0.3, ge=0.0, le=1.0)
     """A picture's h is drawn from U(noise_low, 1) * noise; 1 gives every picture the same level."""
 
     haze: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Fog over the pictures: each pixel is (1 - haze) of itself and haze of the plain background. Unlike noise it
-    shifts everything in one direction, which a policy that meets it for the first time can learn to undo."""
+    """Fog over the pictures: each pixel is (1 - haze) of itself and haze of the plain background. Unlike
+    noise it shifts everything in one direction, which a policy that meets it for the first time can learn to
+    undo."""
 
     grade: Grade | Mapping[Grade, float] = "high"
     """Vision dependency: "high" (facts only in the picture), "medium", "low" (all in the text), or shares."""

@@ -24,7 +24,10 @@ from foveal.worlds.problems import WorldData, make_problem, moved, with_other_pi
 from foveal.worlds.tiny import END, token_id
 
 MAX_NEW_TOKENS = 96
-RL_FAMILIES = ("counting", "relations")
+RL_MIX = {"counting": 1.0, "relations": 2.0}
+"""Families of reinforcement learning with their weights: those that the tiny model has learnt."""
+
+RL_FAMILIES = tuple(RL_MIX)
 """The families that reinforcement learning starts from."""
 FEWEST_DONORS = 64
 FORMAT_BAR = 0.98
@@ -105,20 +108,22 @@ def heldout_mix(
     tokenizer: Qwen2Tokenizer,
     *,
     noise: float,
+    haze: float = 0.0,
     problems: int,
-    families: Sequence[str] = RL_FAMILIES,
+    families: Mapping[str, float] = RL_MIX,
     style_word: ShortcutWord = "none",
 ) -> dict[str, Any]:
     """What is left to learn: the held-out mix, greedy and sampled once at temperature 1."""
-    settings = WorldSettings(noise=noise, shortcut_word=style_word)
+    settings = WorldSettings(noise=noise, haze=haze, shortcut_word=style_word)
     data = list(WorldData(families, split="heldout", seed=0, size=problems, settings=settings))
     greedy = measure(data, complete(model, tokenizer, data))
     sampled = measure(
         data, complete(model, tokenizer, data, temperature=1.0, rng=generator("heldout_mix", problems))
     )
     return {
-        "families": list(families),
+        "families": dict(families),
         "noise": noise,
+        "haze": haze,
         "problems": problems,
         "accuracy": round(greedy.accuracy, 4),
         "sampled_accuracy": round(sampled.accuracy, 4),
