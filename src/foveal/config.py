@@ -25,8 +25,8 @@ WORLD = "world"
 PLUGIN_FOLDERS: list[str] = []
 """Folders of the configs that were read: plug-in modules are found beside them."""
 
-TINY_MODEL = "tiny"
-"""Model path that stands for the checkpoint that ships with the package."""
+SHIPPED_MODELS = {"tiny": "", "tiny-text-prior": " --text-prior"}
+"""Model paths that stand for shipped checkpoints, and the words that make `worlds coldstart` remake each."""
 
 
 def _data(value: object) -> object:
@@ -58,7 +58,7 @@ RewardField = Annotated[SerializeAsAny[Reward], BeforeValidator(_reward)]
 class ModelConfig(Config):
     """Which model is trained, and how it is run."""
 
-    path: str = TINY_MODEL
+    path: str = "tiny"
     """Hugging Face folder or hub id; "tiny" is the checkpoint that ships with the package."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights. Pure bfloat16 weights hardly move at the papers' learning rate."""

@@ -159,7 +159,7 @@ class _Screen:
         if not self.console.is_terminal and time.monotonic() - self.last > PLAIN_EVERY_S:
             self.last = time.monotonic()
             parts = [f"{name} {text}" for name, (_, text) in states.items() if text != "waiting"]
-            self.console.print("  ".join(parts), highlight=False)
+            self.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
 
 def _state(job: Job) -> tuple[int, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from foveal.config import TINY_MODEL, RunConfig
+from foveal.config import SHIPPED_MODELS, RunConfig
 from foveal.data.checks import validate
 from foveal.data.problems import DataSource, FileProblems
 from foveal.policy.model import Policy, load_policy
@@ -31,14 +31,14 @@ def policy_of(config: RunConfig) -> Policy:
 
 
 def resolve_model(path: str) -> str:
-    """A folder or hub id; "tiny" becomes the folder that ships with the package."""
-    if path != TINY_MODEL:
+    """A folder or hub id; a name of `SHIPPED_MODELS` becomes the folder that ships with the package."""
+    if path not in SHIPPED_MODELS:
         return path
-    folder = Path(str(resources.files("foveal") / "assets" / "tiny"))
+    folder = Path(str(resources.files("foveal") / "assets" / path))
     if not (folder / "config.json").is_file():
         raise FovealError(
-            f"the tiny model is missing from the package ({folder}); make it with "
-            f"`foveal worlds coldstart --out DIR` and pass --model DIR"
+            f"the model {path!r} is missing from the package ({folder}); make it with "
+            f"`foveal worlds coldstart{SHIPPED_MODELS[path]} --out DIR` and pass --model DIR"
         )
     return str(folder)
 
