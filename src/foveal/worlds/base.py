@@ -51,7 +51,7 @@ class WorldSettings(Config):
     """How hard the pictures are, what the text gives away, and whether a word predicts the answer."""
 
     noise: float = Field(default=1.0, ge=0.0)
-    """Upper level of the noise h of a picture: pixel noise sd 14 h, colour noise sd 16 min(h, 4), of 255."""
+    """Upper level of the noise h of a picture: pixel noise sd 14 h, colour noise sd 16 min(h, 2), of 255."""
 
     noise_low: float = Field(default=0.3, ge=0.0, le=1.0)
     """A picture's h is drawn from U(noise_low, 1) * noise; 1 gives every picture the same level."""

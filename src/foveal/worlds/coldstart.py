@@ -97,10 +97,10 @@ class ColdStartSettings(Config):
     """Weight of listing tokens while there are no pictures to read them from."""
     warmup_steps: int = Field(default=40, ge=0)
     model: TinySettings = TinySettings()
-    rl_haze: float = Field(default=0.53, ge=0, lt=1)
+    rl_haze: float = Field(default=0.55, ge=0, lt=1)
     """Haze of reinforcement learning and of the held-out mix that is measured at the end."""
     rl_noise: float = Field(default=4.0, ge=0)
-    """Noise of the same pictures: a few of their colours no one can tell, so perfection is out of reach."""
+    """Noise of the same pictures."""
     gate_problems: int = Field(default=512, ge=2)
     """Held-out problems behind each number of the record."""
     text_prior: bool = False

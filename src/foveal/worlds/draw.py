@@ -26,9 +26,9 @@ COLOUR_VALUES = {
 BACKGROUND = (236.0, 236.0, 233.0)
 BACKGROUND_SHIFT = 8.0
 COLOUR_NOISE_SD = 16.0
-COLOUR_NOISE_MOST = 4.0
-"""The noise level above which colours shift no further: there one object in twenty can no longer be told from
-one of another colour, and beyond it there would be ever more; pixel noise hides nothing from a good look."""
+COLOUR_NOISE_MOST = 2.0
+"""The noise level above which colours shift no further: beyond it red and yellow would mix, and no one could
+tell them apart; pixel noise hides nothing from a good look."""
 PIXEL_NOISE_SD = 14.0
 RADIUS_RANGE = (17 / 56, 22 / 56)
 """Radius of an object, in sides of its cell."""
