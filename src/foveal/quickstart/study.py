@@ -19,7 +19,7 @@ from foveal.spec import FovealError
 METHODS = ("grpo", "papo", "cppo")
 """Of the plain study; each has a config quickstart_METHOD."""
 
-STEPS = 30
+STEPS = 20
 SHORTCUT_STEPS = 120
 GALLERY_ITEMS = 8
 TABLE_WIDTH = 110
