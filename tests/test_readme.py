@@ -49,11 +49,11 @@ def test_the_readme_run_has_the_config_that_it_says(monkeypatch: pytest.MonkeyPa
 
     started = []
     monkeypatch.setattr(loop, "start", lambda config, out: started.append(config))
-    text = next(text for text in blocks("README.md", "python") if "load(None" in text)
+    text = next(text for text in blocks("README.md", "python") if "loop import start" in text)
     exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
     assert started[0].steps == 20
-    assert started[0].objective.kl_prcp_coef == 0.02
-    assert started[0].perturbations["removed"].fill == "background"
+    assert started[0].objective.kl_prcp_coef == 0.05
+    assert started[0].optimizer.lr == 1e-4
 
 
 def test_the_config_of_the_guide_is_accepted() -> None:

@@ -46,7 +46,7 @@ from foveal.worlds.coldstart_lessons import (
     solution,
     without_marks,
 )
-from foveal.worlds.problems import make_problem
+from foveal.worlds.problems import FAMILIES, make_problem
 from foveal.worlds.text import corpus
 from foveal.worlds.tiny import PAD, TinySettings, save_folder, tiny_model, token_id, train_tokenizer
 
@@ -156,9 +156,9 @@ def measure_all(
     recipe: ColdStartSettings,
     say: Progress,
 ) -> dict[str, Any]:
-    """The gate of each family on clear pictures, and the held-out mix behind `rl_haze`."""
+    """The gate of every family on clear pictures, learnt or not, and the held-out mix behind `rl_haze`."""
     found: dict[str, Any] = {}
-    for name in recipe.families:
+    for name in FAMILIES:
         found[name] = gate_family(model, tokenizer, name, noise=recipe.noise, problems=recipe.gate_problems)
         say(f"gate {name}: accuracy {found[name]['accuracy']}")
     mix = heldout_mix(
