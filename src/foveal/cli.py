@@ -88,7 +88,7 @@ def _add_quickstart(commands: _Commands) -> None:
         "report.html.",
     )
     command.add_argument(
-        "--out", type=Path, default=Path("runs/quickstart"), help="folder (default: runs/quickstart)"
+        "--out", type=Path, help="folder (default: runs/quickstart, or runs/shortcut for --study shortcut)"
     )
     command.add_argument(
         "--study", choices=("plain", "shortcut"), default="plain", help="which comparison (plain)"

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from foveal.spec import FovealError
+from foveal.train.stop import Interrupted, Stop, stop_signals
 
 POLL_S = 0.5
 PLAIN_EVERY_S = 30.0
@@ -62,35 +63,64 @@ class Job:
         return cls(**{**found, "overrides": tuple(found["overrides"])})
 
 
+@dataclass(frozen=True)
+class _Running:
+    job: Job
+    process: "subprocess.Popen[bytes]"
+    log: Path
+
+
 def run_jobs(jobs: Sequence[Job], *, at_once: int, console: Console) -> None:
     """Run all jobs that are not done, in order, `at_once` at a time.
 
+    SIGINT and SIGTERM ask all workers to stop; a second one ends them at once.
     Raises: FovealError with the end of its log, when a job fails; the others are stopped, and save.
+    Interrupted, when all that ran has stopped on request.
     """
+    running: list[_Running] = []
+    with stop_signals(lambda text: console.print(text, highlight=False, soft_wrap=True)) as stop:
+        try:
+            failure = _work_off(jobs, running, at_once=at_once, console=console, stop=stop)
+            _end(running)
+        except KeyboardInterrupt:
+            _kill(running)
+            raise Interrupted(
+                "stopped at once; the same command goes on from what was saved before"
+            ) from None
+    if failure is not None:
+        raise FovealError(failure)
+    if stop.asked:
+        raise Interrupted("stopped; everything is saved; the same command goes on")
+
+
+def _work_off(
+    jobs: Sequence[Job], running: list[_Running], *, at_once: int, console: Console, stop: Stop
+) -> str | None:
+    """Until all is done, a stop is asked for, or a job fails: then how. `running` tells who still works."""
     waiting = [job for job in jobs if not job.done_file.is_file()]
-    running: dict[str, tuple[Job, subprocess.Popen[bytes], Path]] = {}
     screen = _Screen(jobs, console)
-    try:
-        with screen.progress:
-            while waiting or running:
-                while waiting and len(running) < at_once:
-                    job = waiting.pop(0)
-                    running[job.name] = (job, *_start(job))
-                for name, (job, process, log) in list(running.items()):
-                    code = process.poll()
-                    if code is None:
-                        continue
-                    del running[name]
-                    if code != 0:
-                        raise FovealError(_failure(job, log, code))
-                screen.update()
-                time.sleep(POLL_S)
+    with screen.progress:
+        while (waiting or running) and not stop.asked:
+            while waiting and len(running) < at_once:
+                running.append(_start(waiting.pop(0)))
+            for one in list(running):
+                code = one.process.poll()
+                if code is None:
+                    continue
+                running.remove(one)
+                if code != 0:
+                    return _failure(one.job, one.log, code)
             screen.update()
-    finally:
-        _stop([process for _, process, _ in running.values()])
+            time.sleep(POLL_S)
+        screen.update()
+    return None
 
 
-def _start(job: Job) -> tuple[subprocess.Popen[bytes], Path]:
+def _start(job: Job) -> _Running:
+    """Start a worker in a session of its own, where the terminal's Ctrl-C does not reach it.
+
+    It stops when its standard input ends: when this process closes it, or is gone.
+    """
     log = Path(job.folder) / "jobs" / f"{job.name}.log"
     for name in ("jobs", "looks", "gallery"):
         (Path(job.folder) / name).mkdir(parents=True, exist_ok=True)
@@ -100,21 +130,27 @@ def _start(job: Job) -> tuple[subprocess.Popen[bytes], Path]:
             [sys.executable, "-m", "foveal.quickstart.worker", job.to_json()],
             stdout=output,
             stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            start_new_session=True,
             env={**os.environ, **threads, "TOKENIZERS_PARALLELISM": "false"},
         )
-    return process, log
+    return _Running(job, process, log)
 
 
-def _stop(processes: Sequence["subprocess.Popen[bytes]"]) -> None:
-    """Ask running jobs to stop (they finish their step and save), and wait for them."""
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        try:
-            process.wait(timeout=60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+def _end(running: Sequence[_Running]) -> None:
+    """Ask the workers to stop (in training they finish their step and save), and wait for them."""
+    for one in running:
+        if one.process.stdin is not None:
+            one.process.stdin.close()
+    for one in running:
+        one.process.wait()
+
+
+def _kill(running: Sequence[_Running]) -> None:
+    for one in running:
+        one.process.kill()
+    for one in running:
+        one.process.wait()
 
 
 def _failure(job: Job, log: Path, code: int) -> str:

@@ -1,8 +1,7 @@
 """The studies: which jobs, how long, and what is made of their results."""
 
 import json
-import os
-import shutil
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,19 @@ from rich.table import Table
 
 from foveal.evaluation.compare import COLD_START, compare_runs
 from foveal.evaluation.records import Evaluation
+from foveal.quickstart.folder import (
+    DEFAULT_OUT,
+    SHORTCUT_COLUMNS,
+    STUDY,
+    check_model,
+    check_numbers,
+    claim,
+    default_jobs,
+    forget_broken,
+    write,
+)
 from foveal.quickstart.jobs import Job, run_jobs
-from foveal.spec import FovealError
+from foveal.train.stop import Interrupted
 
 METHODS = ("grpo", "papo", "cppo")
 """Of the plain study; each has a config quickstart_METHOD."""
@@ -37,7 +47,7 @@ SHORTCUT_ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 def run(
     *,
-    out: Path,
+    out: Path | None,
     study: str,
     model: str | None,
     seeds: int,
@@ -45,30 +55,40 @@ def run(
     problems: int,
     jobs: int | None,
 ) -> int:
-    """Run a study into `out`; a second call goes on where a stopped one was, and shows a finished one
-    again.
+    """Run a study into `out` (None: its own folder below runs/); a second call goes on where a stopped one
+    was, and shows a finished one again.
+
+    Raises: FovealError for what a user can mend, before anything is written; Interrupted after a stop.
     """
-    if seeds < 1 or problems < 2 or (steps is not None and steps < 1):
-        raise FovealError(
-            f"--seeds {seeds}, --problems {problems}, --steps {steps}: expected at least 1, 2 and 1"
-        )
+    check_numbers(seeds=seeds, steps=steps, problems=problems, jobs=jobs)
+    if model is not None:
+        check_model(model)
+    out = out or DEFAULT_OUT[study]
     console = Console(stderr=True)
     began = time.monotonic()
     length = steps or (STEPS if study == "plain" else SHORTCUT_STEPS)
     plan = _plan(out, study, model=model, seeds=seeds, steps=length, problems=problems)
     settings = {"study": study, "seeds": seeds, "steps": length, "problems": problems}
-    _check_same(out, settings | ({"model": model} if model else {}))
+    claim(out, settings | ({"model": model} if model else {}))
+    again = forget_broken(plan)
+    if again:
+        console.print(f"results of {', '.join(again)} are not whole and are made again")
     console.print(f"{len(plan)} jobs into {out}; Ctrl-C saves, the same command goes on")
-    run_jobs(plan, at_once=jobs or max(1, os.cpu_count() or 1), console=console)
-    if study == "plain":
-        _finish_plain(out, plan)
-    else:
-        _finish_shortcut(out, plan)
-    from foveal.report.page import write_report
-
-    page = write_report(out)
+    run_jobs(plan, at_once=jobs or default_jobs(), console=console)
+    try:
+        page = _finish(out, study, plan)
+    except KeyboardInterrupt:
+        raise Interrupted("stopped; all runs are finished and saved; the same command goes on") from None
     print(f"{time.monotonic() - began:.0f} s; open {page}")
     return 0
+
+
+def _finish(out: Path, study: str, plan: Sequence[Job]) -> Path:
+    """The files of the results, the table, and the page; returns the page."""
+    from foveal.report.page import write_report
+
+    (_finish_plain if study == "plain" else _finish_shortcut)(out, plan)
+    return write_report(out)
 
 
 def _plan(out: Path, study: str, *, model: str | None, seeds: int, steps: int, problems: int) -> list[Job]:
@@ -98,36 +118,17 @@ def _plan(out: Path, study: str, *, model: str | None, seeds: int, steps: int, p
     return [first, *rest]
 
 
-def _check_same(out: Path, settings: Mapping[str, Any]) -> None:
-    """A folder belongs to one study with one set of settings."""
-    file = out / "study.json"
-    if file.is_file():
-        before = json.loads(file.read_text())
-        if before != settings:
-            raise FovealError(
-                f"{out} holds a study with {_words(before)}, not {_words(settings)}; choose another --out, "
-                f"or delete it"
-            )
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(dict(settings)))
-
-
-def _words(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in settings.items())
-
-
 def _finish_plain(out: Path, plan: Sequence[Job]) -> None:
     """summary.json, comparisons.json, curves.json, gallery.json and the table."""
     evaluations = [Evaluation.load(out / "evaluations" / f"{job.name}.json") for job in plan]
     done = [json.loads(job.done_file.read_text()) for job in plan]
     rows = [_row(job, one, extra) for job, one, extra in zip(plan, evaluations, done, strict=True)]
-    _write(out / "summary.json", {"schema_version": 1, "rows": rows})
+    write(out / "summary.json", {"schema_version": 1, "rows": rows})
     comparisons = compare_runs(evaluations)
-    _write(out / "comparisons.json", comparisons)
-    _write(out / "curves.json", _curves(plan))
-    _write(out / "gallery.json", _gallery(out, plan, evaluations))
-    _write(out / "report_notes.json", _notes(out, plan))
+    write(out / "comparisons.json", comparisons)
+    write(out / "curves.json", _curves(plan))
+    write(out / "gallery.json", _gallery(out, plan, evaluations))
+    write(out / "report_notes.json", _notes(out, plan))
     _print_table(rows, comparisons)
 
 
@@ -139,8 +140,8 @@ def _finish_shortcut(out: Path, plan: Sequence[Job]) -> None:
         {**one, "train_accuracy": _last_accuracy(job), "strength": strength[job.name]}
         for job, one in zip(plan, done, strict=True)
     ]
-    _write(out / "shortcut.json", {"schema_version": 1, "rows": rows})
-    _write(
+    write(out / "shortcut.json", {"schema_version": 1, "rows": rows})
+    write(
         out / "summary.json",
         {
             "schema_version": 1,
@@ -157,16 +158,15 @@ def _finish_shortcut(out: Path, plan: Sequence[Job]) -> None:
             ],
         },
     )
-    _write(out / "curves.json", _curves(plan))
-    _write(out / "report_notes.json", _notes(out, plan))
+    write(out / "curves.json", _curves(plan))
+    write(out / "report_notes.json", _notes(out, plan))
     table = Table(title="the style word random, wrong and right")
-    columns = ("accuracy_random", "accuracy_wrong", "accuracy_right", "follow")
-    for column in ("method", "seed", "training", *columns):
+    for column in ("method", "seed", "training", *SHORTCUT_COLUMNS):
         table.add_column(column)
     for row in rows:
         trained = "" if row["train_accuracy"] is None else f"{row['train_accuracy']:.3f}"
         seed = "" if row["seed"] is None else str(row["seed"])
-        table.add_row(str(row["method"]), seed, trained, *(f"{row[c]:.3f}" for c in columns))
+        table.add_row(str(row["method"]), seed, trained, *(f"{row[c]:.3f}" for c in SHORTCUT_COLUMNS))
     _show(table)
 
 
@@ -266,15 +266,23 @@ def _notes(out: Path, plan: Sequence[Job]) -> dict[str, Any]:
     from foveal.train.record import manifest
 
     found = manifest()
-    settings = json.loads((out / "study.json").read_text())
+    settings = json.loads((out / STUDY).read_text(encoding="utf-8"))
     machine = found["machine"]
     return {
         "config": ", ".join(sorted({job.config for job in plan})),
-        "command": "foveal quickstart " + " ".join(f"--{name} {value}" for name, value in settings.items()),
+        "command": _command(out, settings),
         "hardware": f"{machine['system']}, {machine['cores']} cores, one thread a run",
         "commit": (found["git"] or {}).get("commit", "unknown"),
         "packages": ", ".join(f"{name} {version}" for name, version in found["packages"].items()),
     }
+
+
+def _command(out: Path, settings: Mapping[str, Any]) -> str:
+    """What makes these results again; names the folder only where it is not the study's own."""
+    words = {name: str(value) for name, value in settings.items()}
+    if out != DEFAULT_OUT[settings["study"]]:
+        words["out"] = str(out)
+    return shlex.join(["foveal", "quickstart", *(w for n, v in words.items() for w in (f"--{n}", v))])
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]], comparisons: Mapping[str, Any]) -> None:
@@ -307,10 +315,3 @@ def _show(table: Table) -> None:
     """On a terminal in its width; into a file or a pipe in a width that cuts nothing."""
     console = Console()
     (console if console.is_terminal else Console(width=TABLE_WIDTH)).print(table)
-
-
-def _write(file: Path, value: object) -> None:
-    """JSON, whole or not at all."""
-    hidden = file.with_name(f".{file.name}.partial")
-    hidden.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
-    shutil.move(hidden, file)

@@ -3,7 +3,10 @@ JOB`.
 """
 
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from foveal.train import loop
 from foveal.train.assess import assess_policy
 from foveal.train.record import CONFIG, SUMMARY, read_lines, save_picture, write_json
 from foveal.train.setup import open_problems, policy_of
+from foveal.train.stop import Interrupted
 from foveal.types import (
     CLEAN,
     REMOVED,
@@ -39,25 +43,70 @@ WORD_MODES = ("random", "wrong", "right")
 """What the style word of a held-out question says of the answer, in the shortcut study."""
 
 
+STOPPED = 130
+"""Exit status of a worker that was asked to stop."""
+
+
 def main(text: str) -> int:
-    """Do the job; prints one line when it cannot be done."""
+    """Do the job; prints one line when it cannot be done, or was stopped."""
     try:
-        work(Job.from_json(text))
+        work(Job.from_json(text), asked=_stop_with_parent())
     except FovealError as error:
         print(f"foveal: {error}", file=sys.stderr)
-        return 2
+        return STOPPED if isinstance(error, Interrupted) else 2
+    except KeyboardInterrupt:
+        print("foveal: stopped at once", file=sys.stderr)
+        return STOPPED
     return 0
 
 
-def work(job: Job) -> None:
-    """Everything of a job that is not yet there."""
+def _stop_with_parent() -> threading.Event:
+    """When standard input ends, note that and send this process one SIGTERM: training saves at it, anything
+    else ends at once.
+
+    The parent holds the other end: it closes it to ask for a stop, and the system does when it dies.
+    """
+    asked = threading.Event()
+
+    def wait() -> None:
+        # os.read, not sys.stdin: its lock, held in a daemon thread, would abort the interpreter's exit.
+        while os.read(0, 1):
+            pass
+        asked.set()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+    return asked
+
+
+def work(job: Job, *, asked: threading.Event) -> None:
+    """Everything of a job that is not yet there.
+
+    Raises: Interrupted, when a stop was asked for during training.
+    """
     torch.set_num_threads(1)
     config = load(shipped(job.config), overrides=[*job.overrides, "threads=1", f"seed={job.seed or 0}"])
+    _require_heldout(config, job.problems)
     if job.steps:
         config = _train(job, config)
-    config = config.model_copy(update={"data": config.data.model_copy(update={"split": "heldout"})})
+        if asked.is_set():
+            raise Interrupted("stopped after the last step, before the evaluation; everything is saved")
+    config = _on_heldout(config)
     result = _evaluate_words(job, config) if job.shortcut else _evaluate(job, config)
     write_json(job.done_file, {"name": job.name, "method": job.method, "seed": job.seed, **result})
+
+
+def _on_heldout(config: RunConfig) -> RunConfig:
+    return config.model_copy(update={"data": config.data.model_copy(update={"split": "heldout"})})
+
+
+def _require_heldout(config: RunConfig, count: int) -> None:
+    """Raises: FovealError before training, when there are not enough problems to evaluate on after it."""
+    found = len(open_problems(_on_heldout(config).data))
+    if found < count:
+        raise FovealError(
+            f"the held-out data has {found} problems, fewer than the {count} asked for; lower --problems"
+        )
 
 
 def _train(job: Job, config: RunConfig) -> RunConfig:
@@ -144,10 +193,6 @@ def _evaluate_words(job: Job, config: RunConfig) -> dict[str, object]:
 
 def _heldout(config: RunConfig, count: int) -> list[Problem]:
     found = open_problems(config.data)
-    if len(found) < count:
-        raise FovealError(
-            f"the held-out data has {len(found)} problems, fewer than the {count} asked for; lower --problems"
-        )
     return [found[i] for i in range(count)]
 
 
