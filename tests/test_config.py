@@ -111,6 +111,11 @@ def test_unknown_type_comes_with_the_nearest_one(place: str, hint: str) -> None:
         ("steps=many", "steps = 'many': Input should be a valid integer"),
         ("optimizer.mini_batches=20", "a step has only 12 groups"),
         ("objective.type=cppo", "cppo needs a \"preserved\" view, but [perturbations] has 'removed'"),
+        ("objective.type=cppo", 'add [perturbations.preserved] with type = "rotation" or "colour"'),
+        ("optimizer.lr=inf", "override 'optimizer.lr=inf': optimizer.lr = inf: Input should be a finite"),
+        ("rewards.0.weight=nan", "reward 'boxed': weight = nan: Input should be a finite number"),
+        ("objective.kl_prcp_coef=inf", "objective 'papo': kl_prcp_coef = inf: Input should be a finite"),
+        ("optimizer.betas=[0.9, 1.0]", "override 'optimizer.betas=[0.9, 1.0]': optimizer.betas.1 = 1.0"),
         ("model.dtype=float16", "model.dtype = 'float16'"),
         ("rewards=[]", "no rewards; expected at least one [[rewards]] table"),
     ],
@@ -123,6 +128,13 @@ def test_missing_view_names_the_table_to_add() -> None:
     found = refused(table(perturbations={}))
     assert 'papo needs a "removed" view, but [perturbations] has nothing' in found
     assert "add [perturbations.removed]" in found
+
+
+def test_override_is_blamed_for_what_it_set_and_nothing_else() -> None:
+    found = refused(table(steps="many"), "sampling.group_sise=4", "seed=3").splitlines()
+    assert found[0].startswith("config: steps = 'many'")
+    assert found[1].startswith("override 'sampling.group_sise=4': unknown key 'sampling.group_sise'")
+    assert len(found) == 2
 
 
 def test_missing_tables_are_named() -> None:

@@ -25,6 +25,13 @@ WORLD = "world"
 PLUGIN_FOLDERS: list[str] = []
 """Folders of the configs that were read: plug-in modules are found beside them."""
 
+VIEW_HINTS = {
+    "removed": 'type = "patch_mask", or another perturbation that takes away what the answer is read from',
+    "preserved": 'type = "rotation" or "colour", or another perturbation that leaves the answer readable',
+}
+OTHER_VIEW = f"the type of a perturbation that suits it: {', '.join(perturbations.REGISTRY)}"
+"""What a missing view's table should hold."""
+
 SHIPPED_MODELS = {"tiny": "", "tiny-text-prior": " --text-prior"}
 """Model paths that stand for shipped checkpoints, and the words that make `worlds coldstart` remake each."""
 
@@ -105,7 +112,7 @@ class OptimizerConfig(Config):
     warmup_steps: int = Field(10, ge=0)
     """Steps of linear warm-up: a fresh Adam without it throws a trained policy off."""
     weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
     max_grad_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this L2 norm."""
     mini_batches: int = Field(1, ge=1)
@@ -194,7 +201,7 @@ class RunConfig(Config):
                 have = ", ".join(repr(v) for v in self.perturbations) or "nothing"
                 raise ConfigError(
                     f'{self.objective.type} needs a "{view}" view, but [perturbations] has {have}; '
-                    f'add [perturbations.{view}] with type = "patch_mask" or another perturbation'
+                    f"add [perturbations.{view}] with {VIEW_HINTS.get(view, OTHER_VIEW)}"
                 )
         if self.sampling.group_size < 2:
             raise ConfigError(
@@ -246,7 +253,8 @@ def load(
     try:
         return RunConfig.model_validate(table)
     except ValidationError as error:
-        raise ConfigError(explain(error, RunConfig, where=where)) from error
+        origins = {override.partition("=")[0].strip(): override for override in overrides}
+        raise ConfigError(explain(error, RunConfig, where=where, overrides=origins)) from error
 
 
 def shipped(name: str) -> Path:

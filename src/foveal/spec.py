@@ -28,10 +28,14 @@ class ConfigError(FovealError):
 
 
 class Config(BaseModel):
-    """Base of every configuration: frozen, unknown keys refused."""
+    """Base of every configuration: frozen; unknown keys, NaN and infinities refused."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", validate_default=True, arbitrary_types_allowed=True
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        arbitrary_types_allowed=True,
+        allow_inf_nan=False,
     )
 
 
@@ -119,11 +123,17 @@ def build_component(value: object, registry: Mapping[str, str], *, kind: str) ->
         raise ConfigError(explain(error, cls, where=f"{kind} {name!r}")) from error
 
 
-def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> str:
-    """A validation error as lines a person can act on; an unknown key comes with the nearest known one."""
-    lines = []
+def explain(
+    error: ValidationError, model: type[BaseModel], *, where: str, overrides: Mapping[str, str] | None = None
+) -> str:
+    """A validation error as lines a person can act on; an unknown key comes with the nearest known one.
+
+    `overrides` maps places to the words of the overrides that set them: those are named instead of `where`.
+    """
+    lines, given = [], where
     for item in error.errors():
         place = ".".join(str(part) for part in item["loc"])
+        where = _origin(place, overrides or {}) or given
         if item["type"] == "extra_forbidden":
             owner = _owner(model, item["loc"])
             known = list(owner.model_fields) if owner is not None else []
@@ -137,6 +147,16 @@ def explain(error: ValidationError, model: type[BaseModel], *, where: str) -> st
         else:
             lines.append(f"{where}: {place} = {item.get('input')!r}: {item['msg']}")
     return "\n".join(lines)
+
+
+def _origin(place: str, overrides: Mapping[str, str]) -> str | None:
+    """The last override that set this place, a table around it, or something below it."""
+    found = [
+        words
+        for key, words in overrides.items()
+        if f"{place}.".startswith(f"{key}.") or f"{key}.".startswith(f"{place}.")
+    ]
+    return f"override {found[-1]!r}" if found else None
 
 
 def _owner(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel] | None:
