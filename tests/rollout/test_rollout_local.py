@@ -273,3 +273,30 @@ def test_sampling_under_gradient_checkpointing_changes_nothing(tiny_folder: Path
 
 def test_no_problem_gives_no_completion(policy: Policy) -> None:
     assert draw(policy, []) == []
+
+
+@pytest.mark.parametrize("path", ["split", "dense"])
+@pytest.mark.parametrize("limit", [1, 150])
+def test_prefill_in_parts_gives_the_completions_of_one_part(
+    policy: Policy, limit: int, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = [len(policy.processor.encode(of).prompt.token_ids) for of in ALL]
+    policy.attention_path = path  # type: ignore[assignment]
+    try:
+        assert len(local._parts(lengths)) == 1
+        wanted = draw(policy)
+        monkeypatch.setattr(local, "PREFILL_TOKENS", limit)
+        parts = local._parts(lengths)
+        assert len(parts) > 1
+        assert [n for part in parts for n in range(len(ALL))[part]] == list(range(len(ALL)))
+        found = draw(policy)
+    finally:
+        policy.attention_path = "split"
+    assert tokens(found) == tokens(wanted)
+    for ours, theirs in zip(sum(found, ()), sum(wanted, ()), strict=True):
+        assert ours.sampled_logprobs == pytest.approx(theirs.sampled_logprobs, abs=5e-6)
+
+
+def test_parts_of_a_prefill_are_whole_prompts_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "PREFILL_TOKENS", 10)
+    assert local._parts([4, 6, 1, 12, 3]) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]

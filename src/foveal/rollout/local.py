@@ -10,7 +10,12 @@ from torch.nn import functional as F
 
 from foveal.keys import Key, generator
 from foveal.policy.model import Policy
+from foveal.policy.processing import Encoded
 from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
+
+PREFILL_TOKENS = 16384
+"""Prompt tokens of one packed prefill, visual ones counted: dense attention over a row needs memory with its
+square."""
 
 COMPACT_SHARE = 0.75
 """Groups that are all finished leave the batch once at most this share is still running."""
@@ -109,9 +114,9 @@ class LocalEngine:
     ) -> list[tuple[Completion, ...]]:
         policy, g = self.policy, sampling.group_size
         encoded = [policy.processor.encode(problem) for problem in problems]
-        captured: dict[int, tuple[Tensor, Tensor]] = {}
-        states, packed = policy.prefill(encoded, captured=captured)
-        layout = _decode_layout(captured, packed.prompt_lengths, group_size=g, length=sampling.max_new_tokens)
+        states, captured = _prefill(policy, encoded)
+        prompt_lengths = tuple(len(item.prompt.token_ids) for item in encoded)
+        layout = _decode_layout(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
         draw = _Draw(policy, sampling, self._noise(problems, sampling, key))
         rows = len(problems) * g
         device = states.device
@@ -233,6 +238,38 @@ def _inverse_cdf(weights: Tensor, uniform: Tensor, *, top_p: float) -> Tensor:
     # Strictly below the total even after rounding, so that a token without weight is never reached.
     target = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulated, target, right=True)[:, 0]
+
+
+def _prefill(policy: Policy, encoded: Sequence[Encoded]) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+    """States [N, H] that predict first tokens, and each layer's keys and values [1, kv_heads, S, d] of all
+    prompts."""
+    states: list[Tensor] = []
+    parts: list[dict[int, tuple[Tensor, Tensor]]] = []
+    for part in _parts([len(item.prompt.token_ids) for item in encoded]):
+        captured: dict[int, tuple[Tensor, Tensor]] = {}
+        states.append(policy.prefill(list(encoded[part]), captured=captured)[0])
+        parts.append(captured)
+    if len(parts) == 1:
+        return states[0], parts[0]
+    joined = {
+        layer: (
+            torch.cat([part[layer][0] for part in parts], dim=2),
+            torch.cat([part[layer][1] for part in parts], dim=2),
+        )
+        for layer in parts[0]
+    }
+    return torch.cat(states), joined
+
+
+def _parts(lengths: Sequence[int]) -> list[slice]:
+    """Neighbouring prompts that hold at most PREFILL_TOKENS together; a longer one is a part of its own."""
+    found, start, size = list[slice](), 0, 0
+    for index, length in enumerate(lengths):
+        if index > start and size + length > PREFILL_TOKENS:
+            found.append(slice(start, index))
+            start, size = index, 0
+        size += length
+    return [*found, slice(start, len(lengths))]
 
 
 def _decode_layout(
