@@ -1,5 +1,8 @@
 """The loop around a step: which problems are drawn, when sampling is repeated, what is logged."""
 
+import json
+import math
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,10 +11,12 @@ import pytest
 import torch
 
 from foveal.config import RunConfig, load
+from foveal.policy.checkpoint import save_checkpoint
 from foveal.spec import FovealError
-from foveal.train import loop
+from foveal.train import loop, record, stop
 from foveal.train.loop import Run, Silent
 from foveal.train.measure import measure
+from foveal.train.record import RunFolder
 from foveal.train.setup import check_problems
 from foveal.types import Group
 from run_cases import lines, world_config, world_table
@@ -159,3 +164,72 @@ def test_threads_are_measured_only_where_they_are_not_given() -> None:
     assert str(found["threads"]) in found["probe_s"]
     assert found["probe_s"][str(found["threads"])] == min(found["probe_s"].values())
     assert torch.get_num_threads() == before
+
+
+def step_with(norm: float, *, spoil: bool = False) -> Any:
+    """A training step whose gradient has this norm; it may leave NaN among the weights."""
+    step = loop.train_step
+
+    def broken(policy: Any, *given: Any) -> Any:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: torch.tensor(norm))
+            found = step(policy, *given)
+        if spoil:
+            next(policy.parameters()).data.view(-1)[0] = float("nan")
+        return found
+
+    return broken
+
+
+def test_run_without_any_update_for_long_is_stopped(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train_step", step_with(float("nan")))
+    monkeypatch.setattr(stop, "IDLE_STEPS", 3)
+    with pytest.raises(FovealError, match=r"stopped after step 3: .* last 3 steps was skipped"):
+        loop.start(world_config(tiny_folder, steps=9), tmp_path / "run")
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"policy/grad_norm": null' in text and "NaN" not in text
+    assert json.loads((tmp_path / "run/checkpoints/step-000002/state.json").read_text())["idle"] == 2
+
+
+@pytest.mark.parametrize(("norm", "step"), [(float("nan"), 1), (1.0, 2)], ids=["skipped", "at_checkpoint"])
+def test_weights_that_are_not_finite_are_never_saved(
+    norm: float, step: int, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A skipped update has the weights looked at; otherwise the checkpoint does."""
+    steps = iter([False] * (step - 1) + [True] * 9)
+    good, bad = step_with(norm), step_with(norm, spoil=True)
+    monkeypatch.setattr(loop, "train_step", lambda *given: (bad if next(steps) else good)(*given))
+    config = world_config(tiny_folder, steps=9, validation=None)
+    with pytest.raises(FovealError, match="weights are not finite, such as .* lower optimizer.lr"):
+        loop.start(config, tmp_path / "run")
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+
+
+def test_last_good_checkpoint_is_named_and_stays(tiny_folder: Path, tmp_path: Path) -> None:
+    policy = prepared(world_config(tiny_folder, validation=None)).policy
+    saved = save_checkpoint(tmp_path, "step-000002", policy=policy, optimizer=None, state={})
+    next(policy.parameters()).data.view(-1)[0] = float("inf")
+    with pytest.raises(FovealError, match=r"step-000004 is not written: 1 of .*--model .*step-000002/model"):
+        save_checkpoint(tmp_path, "step-000004", policy=policy, optimizer=None, state={})
+    assert list(tmp_path.iterdir()) == [saved]
+
+
+def test_numbers_that_json_does_not_know_are_written_as_null(tmp_path: Path) -> None:
+    RunFolder(tmp_path).metrics({"step": 1, "a": math.nan, "b": [math.inf, 2.0], "c": {"d": -math.inf}})
+    line = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(line) == {"step": 1, "a": None, "b": [None, 2.0], "c": {"d": None}}
+
+
+def test_commit_is_that_of_the_package_and_not_of_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here = record._git()
+    assert here is None or (Path(here["repository"]) / "src/foveal/train/record.py").is_file()
+    foreign = tmp_path / "foveal" / "train" / "record.py"
+    foreign.parent.mkdir(parents=True)
+    subprocess.run(("git", "init", "-q", str(tmp_path)), check=True)
+    monkeypatch.setattr(record, "__file__", str(foreign))
+    assert record._git() is None

@@ -300,3 +300,8 @@ def test_metrics_do_not_depend_on_split(policy: Policy, inputs: Inputs) -> None:
     assert split.keys() == whole.keys()
     for name, value in whole.items():
         assert split[name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_largest_value_shows_a_nan_wherever_it_came() -> None:
+    assert step_module._larger(1.0, 2.0) == 2.0
+    assert math.isnan(step_module._larger(math.nan, 2.0)) and math.isnan(step_module._larger(2.0, math.nan))

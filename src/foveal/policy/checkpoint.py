@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,19 @@ PARTIAL = ".partial"
 FORMER = ".former"
 """End of the hidden name of a folder that is being replaced."""
 
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    SafetensorError,
+    pickle.UnpicklingError,
+)
+"""What transformers, safetensors, torch and json raise over a damaged file."""
+
 
 def save_checkpoint(
     folder: Path,
@@ -34,8 +48,10 @@ def save_checkpoint(
     """Write `folder/name` with the model as a Hugging Face folder, the optimizer and the state.
 
     Everything is written to a hidden folder beside it, synced to disk, and renamed into place.
-    Raises: FovealError, when it cannot be written; what was there before is left as it was.
+    Raises: FovealError, when it cannot be written, or a weight is not finite; what was there before is left
+    as it was.
     """
+    require_finite(policy, folder, after=f"the checkpoint {name} is not written")
     target, hidden = folder / name, folder / f".{name}{PARTIAL}"
     try:
         shutil.rmtree(hidden, ignore_errors=True)
@@ -58,6 +74,30 @@ def save_checkpoint(
     return target
 
 
+def require_finite(policy: Policy, folder: Path, *, after: str) -> None:
+    """Raises: FovealError, when a weight is NaN or infinite; it names the newest checkpoint in `folder`."""
+    bad = [name for name, weight in policy.named_parameters() if not bool(weight.detach().isfinite().all())]
+    if not bad:
+        return
+    newest = latest_checkpoint(folder)
+    start = "from the model that this run began with"
+    if newest is not None:
+        start = f"with --model {newest / MODEL_FOLDER}, the last good checkpoint, which stays as it is,"
+    raise FovealError(
+        f"{after}: {len(bad)} of the model's weights are not finite, such as {bad[0]!r}; start a new run "
+        f"{start} and with a lower optimizer.lr, optimizer.max_grad_norm or coefficient of the objective"
+    )
+
+
+def damaged(checkpoint: Path, file: Path, error: Exception) -> FovealError:
+    """The error of a checkpoint whose file cannot be read, with the way out."""
+    reason = (str(error).strip().splitlines() or [""])[0].strip() or type(error).__name__
+    return FovealError(
+        f"{file} cannot be read: {reason}; delete the folder {checkpoint} to go on from an earlier "
+        f"checkpoint, or from the start where there is none"
+    )
+
+
 def _put(hidden: Path, target: Path) -> None:
     """Move a whole folder into place; a kill in between leaves the former one under a name that `recover`
     knows."""
@@ -75,32 +115,47 @@ def _put(hidden: Path, target: Path) -> None:
 def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimizer | None) -> dict[str, Any]:
     """Put a checkpoint's weights and optimizer state in place; returns its state.
 
-    Raises: FovealError, when the checkpoint does not fit the model.
+    Raises: FovealError, when a file is damaged, or the checkpoint does not fit the model.
     """
     model: Any = policy.model
-    # Weights are stored under the names of the hub, which transformers alone turns into those of its modules.
-    stored, loading = type(model).from_pretrained(
-        path / MODEL_FOLDER, dtype=next(model.parameters()).dtype, output_loading_info=True
-    )
+    # All is read before anything is put in place.
+    file = path / STATE_FILE
+    moments: Any = None
+    try:
+        state: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+        if optimizer is not None:
+            file = path / OPTIMIZER_FILE
+            moments = torch.load(file, weights_only=True)
+        file = path / MODEL_FOLDER
+        kind = dict(json.loads((file / "config.json").read_text(encoding="utf-8"))).get("model_type")
+        if kind != model.config.model_type:
+            # transformers would make a model of billions of weights from a config that says nothing.
+            raise ValueError(f"its config.json has model_type {kind!r}, not {model.config.model_type!r}")
+        # Weights are stored under the names of the hub, which transformers alone turns into those of its
+        # modules.
+        stored, loading = type(model).from_pretrained(
+            file, dtype=next(model.parameters()).dtype, output_loading_info=True
+        )
+    except UNREADABLE as error:
+        raise damaged(path, file, error) from error
     try:
         if loading["missing_keys"]:
             raise RuntimeError(f"{len(loading['missing_keys'])} tensors are missing")
         model.load_state_dict(stored.state_dict())
         if optimizer is not None:
-            optimizer.load_state_dict(torch.load(path / OPTIMIZER_FILE, weights_only=True))
-    except (RuntimeError, ValueError) as error:
+            optimizer.load_state_dict(moments)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise FovealError(
             f"checkpoint {path} does not fit the model: {reason}; expected the model that it was saved "
-            f"from; check [model] path"
+            f"from; check [model] path, or delete the folder to go on from an earlier checkpoint"
         ) from error
-    state: dict[str, Any] = json.loads((path / STATE_FILE).read_text())
     return state
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint, if there is one."""
-    return max(_whole(folder), key=_step, default=None)
+    return max(_whole(folder), key=step_of, default=None)
 
 
 def clean_checkpoints(folder: Path, *, keep: int) -> None:
@@ -108,7 +163,7 @@ def clean_checkpoints(folder: Path, *, keep: int) -> None:
     recover(folder)
     for path in folder.glob(f".*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in sorted(_whole(folder), key=_step)[:-keep]:
+    for path in sorted(_whole(folder), key=step_of)[:-keep]:
         # Renamed first: a deletion that is cut short must not leave half a checkpoint under its name.
         doomed = path.rename(folder / f".{path.name}{PARTIAL}")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -134,7 +189,8 @@ def _whole(folder: Path) -> list[Path]:
     ]
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name."""
     return int(path.name.removeprefix(PREFIX))
 
 

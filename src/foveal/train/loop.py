@@ -18,34 +18,23 @@ from foveal.policy.checkpoint import (
     latest_checkpoint,
     load_checkpoint,
     recover,
+    require_finite,
     save_checkpoint,
 )
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
 from foveal.train.measure import measure
+from foveal.train.paths import with_absolute_paths
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.setup import check_problems, open_problems, policy_of
+from foveal.train.state import State
 from foveal.train.step import StepResult, StepSettings, train_step
-from foveal.train.stop import Interrupted, stop_signals
+from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
 from foveal.types import Completion, Group, Problem
 
 BEST = "best"
-
-
-@dataclass
-class State:
-    """What a checkpoint holds beside weights and optimizer."""
-
-    step: int = 0
-    """Finished steps."""
-    cursor: int = 0
-    """Problems taken from the data so far."""
-    skipped: int = 0
-    """Updates left out because their gradient was not finite."""
-    best: dict[str, Any] = field(default_factory=dict)
-    """Step and accuracy of the best validation."""
 
 
 class Watcher(Protocol):
@@ -83,6 +72,7 @@ def start(config: RunConfig, out: Path, *, watcher: Watcher | None = None) -> di
     Raises: FovealError for what a user can mend; Interrupted after a stop that saved.
     """
     RunFolder.require_free(out)
+    config = with_absolute_paths(config)
     run = Run.prepare(config, watcher=watcher or Silent())
     with closing(RunFolder.create(out, config)) as folder:
         return run.train(folder)
@@ -193,7 +183,7 @@ class Run:
         newest = latest_checkpoint(folder.checkpoints)
         if newest is not None:
             saved = load_checkpoint(newest, policy=self.policy, optimizer=self.optimizer)
-            self.state = State(**saved)
+            self.state = State.of(saved, checkpoint=newest)
             self.engine.load_weights({}, version=self.state.step)
         began = (folder.path / METRICS).exists()
         folder.rewind(self.state.step if newest is not None else -1)
@@ -226,9 +216,14 @@ class Run:
         )
         clock.lap("update_s")
         self.state.step += 1
-        self.state.skipped += int(result.metrics["policy/skipped_count"])
+        skipped = int(result.metrics["policy/skipped_count"])
+        self.state.skipped += skipped
+        self.state.idle = self.state.idle + 1 if skipped >= result.updates else 0
         self.engine.load_weights({}, version=self.state.step)
         self._record(folder, groups, drawn, result, clock)
+        if skipped or result.metrics["completion/nonfinite_count"]:
+            require_finite(self.policy, folder.checkpoints, after=f"stopped after step {self.state.step}")
+        require_progress(self.state.idle, step=self.state.step)
         if config.validation is not None and self.state.step % config.validation.every == 0:
             self._validate(folder)
 

@@ -1,7 +1,7 @@
 """The run folder: what a run was, what it did, and how to go on.
 
 config.toml        the resolved configuration
-manifest.json      schema_version, command, git, packages, machine
+manifest.json      schema_version, command, git of foveal's own checkout, packages, machine
 measured.json      what was chosen by measurement at start; reused on resume
 metrics.jsonl      one line a step, and one a validation (kind = "validation")
 completions.jsonl  completions with policy version, rewards, per-token values of the terms, pictures
@@ -201,14 +201,21 @@ class RunFolder:
             write_text(file, "".join(_line(line) for line in kept))
 
     def measured(self) -> dict[str, Any] | None:
-        """Choices measured at the first start."""
+        """Choices measured at the first start.
+
+        Raises: FovealError, when they cannot be read.
+        """
         file = self.path / MEASURED
-        return json.loads(file.read_text()) if file.is_file() else None
+        return _read(file, needs={"threads": int}, otherwise="the choices in it are then measured again")
 
     def summary(self) -> dict[str, Any] | None:
-        """The end of the run, once it is there."""
+        """The end of the run, once it is there.
+
+        Raises: FovealError, when it cannot be read.
+        """
         file = self.path / SUMMARY
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        needs = {"steps": int, "model": str}
+        return _read(file, needs=needs, otherwise="it is then written again from the newest checkpoint")
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
@@ -248,7 +255,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def write_json(file: Path, value: object) -> None:
     """Write JSON, whole or not at all."""
-    write_text(file, json.dumps(value, indent=1, ensure_ascii=False))
+    write_text(file, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def write_text(file: Path, text: str) -> None:
@@ -287,9 +294,30 @@ def require_run(path: Path) -> None:
 
 
 def import_paths(path: Path) -> list[str]:
-    """Folders in which a run finds the plug-in modules that its config names."""
-    file = path / MANIFEST
-    return list(json.loads(file.read_text()).get("import_paths", ())) if file.is_file() else []
+    """Folders in which a run finds the plug-in modules that its config names.
+
+    Raises: FovealError, when they cannot be read.
+    """
+    otherwise = "modules of your own are then looked for in the working directory alone"
+    found = _read(path / MANIFEST, needs={"import_paths": list}, otherwise=otherwise)
+    return [str(place) for place in found["import_paths"]] if found else []
+
+
+def _read(file: Path, *, needs: Mapping[str, type], otherwise: str) -> dict[str, Any] | None:
+    """A JSON table with values of these types; None where there is no file."""
+    if not file.is_file():
+        return None
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        reason = "it is not a table"
+        if isinstance(found, dict):
+            bad = [key for key, kind in needs.items() if not isinstance(found.get(key), kind)]
+            if not bad:
+                return found
+            reason = f"{bad[0]} is {found.get(bad[0])!r}"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise FovealError(f"{file} cannot be read: {reason}; delete it to go on without it: {otherwise}")
 
 
 def manifest() -> dict[str, Any]:
@@ -322,19 +350,37 @@ def manifest() -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
+    """Commit and state of the checkout that this code runs from; None where it was installed from a package.
+
+    The working directory's own repository is none of ours, nor is one that merely lies around an environment.
+    """
+
     def ask(*words: str) -> str:
-        return subprocess.run(
-            ("git", *words), capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        command = ("git", "-C", str(Path(__file__).parent), *words)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+        ask("ls-files", "--error-unmatch", Path(__file__).name)
+        return {
+            "repository": ask("rev-parse", "--show-toplevel"),
+            "commit": ask("rev-parse", "HEAD"),
+            "changed": bool(ask("status", "--porcelain")),
+        }
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False) + "\n"
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: object) -> object:
+    """The value with null for NaN and infinities, which JSON does not know."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _file_name(problem_id: str) -> str:

@@ -49,6 +49,8 @@ class StepResult:
     metrics: Mapping[str, float]
     per_token: Mapping[str, Tensor]
     batch: Batch
+    updates: int
+    """Updates tried, skipped ones counted."""
 
 
 @dataclass(kw_only=True)
@@ -166,9 +168,14 @@ def _watch(
             mask = micro.inputs.completion_mask
             drift = zero_outside(now[CLEAN].logprobs - micro.scores.old_logprobs, mask).abs().max()
             gap = zero_outside(now[CLEAN].logprobs - micro.inputs.sampled_logprobs, mask).abs().max()
-            tally.ratio_max = max(tally.ratio_max, float(drift.exp()))
+            tally.ratio_max = _larger(tally.ratio_max, float(drift.exp()))
             if not tally.norms:
-                tally.parity_max = max(tally.parity_max, float(gap))
+                tally.parity_max = _larger(tally.parity_max, float(gap))
+
+
+def _larger(first: float, second: float) -> float:
+    """The larger number, NaN where one of them is: `max` would keep or lose it by the order of the two."""
+    return math.nan if math.isnan(first) or math.isnan(second) else max(first, second)
 
 
 def train_step(
@@ -187,7 +194,8 @@ def train_step(
         optimizer.zero_grad(set_to_none=True)
         accumulate(policy, select(batch, rows), objective, settings, tally=tally, rows=rows)
         _update(policy, optimizer, settings, tally)
-    return StepResult(metrics=_metrics(batch, tally), per_token=tally.per_token, batch=batch)
+    metrics = _metrics(batch, tally)
+    return StepResult(metrics=metrics, per_token=tally.per_token, batch=batch, updates=len(tally.norms))
 
 
 def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSettings, tally: _Tally) -> None:

@@ -1,4 +1,4 @@
-"""Stopping a run on request: the signal is noted, the step is finished, the state is saved."""
+"""Stopping a run: on request, after the step is finished and the state saved; or because nothing moves."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -8,6 +8,9 @@ from types import FrameType
 from typing import Any
 
 from foveal.spec import FovealError
+
+IDLE_STEPS = 20
+"""A run whose last so many steps made no update learns nothing any more."""
 
 
 class Interrupted(FovealError):
@@ -46,3 +49,14 @@ def stop_signals(message: Callable[[str], None]) -> Iterator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def require_progress(idle: int, *, step: int) -> None:
+    """Raises: FovealError, when each update of the last IDLE_STEPS steps was skipped."""
+    if idle >= IDLE_STEPS:
+        raise FovealError(
+            f"stopped after step {step}: each update of the last {idle} steps was skipped, since its "
+            f"gradient was not finite; the weights are those from before; start a new run with a lower "
+            f"optimizer.lr or coefficient of the objective, or with model.dtype = 'float32', and look at "
+            f"loss/ and policy/grad_norm in metrics.jsonl"
+        )

@@ -1,0 +1,41 @@
+"""What a run is at, beside its weights and its optimizer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from foveal.policy.checkpoint import STATE_FILE, damaged, step_of
+
+
+@dataclass
+class State:
+    """What a checkpoint holds beside weights and optimizer."""
+
+    step: int = 0
+    """Finished steps."""
+    cursor: int = 0
+    """Problems taken from the data so far."""
+    skipped: int = 0
+    """Updates left out because their gradient was not finite."""
+    idle: int = 0
+    """The last so many steps made no update at all: each was left out."""
+    best: dict[str, Any] = field(default_factory=dict)
+    """Step and accuracy of the best validation."""
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any], *, checkpoint: Path) -> "State":
+        """The state that a checkpoint holds.
+
+        Raises: FovealError, when it is not one, or that of another step.
+        """
+        try:
+            state = TypeAdapter(cls).validate_python(dict(saved))
+        except ValidationError as error:
+            raise damaged(checkpoint, checkpoint / STATE_FILE, error) from error
+        if state.step != step_of(checkpoint):
+            reason = f"it holds step {state.step}"
+            raise damaged(checkpoint, checkpoint / STATE_FILE, ValueError(reason))
+        return state
