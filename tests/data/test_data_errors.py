@@ -244,3 +244,22 @@ def test_validate_checks_problems_that_come_from_no_file() -> None:
         validate([good, good])
     with pytest.raises(DataError, match="no rows"):
         validate([])
+
+
+def test_a_split_of_what_has_no_splits_is_refused(tmp_path: Path) -> None:
+    file = parquet(tmp_path / "only.parquet", viewed())
+    with pytest.raises(DataError, match="single file, which has no splits, but split = 'test'; leave split"):
+        open_data(str(file), split="test")
+    with pytest.raises(DataError, match="no files of split 'test'; splits: none; it holds only.parquet"):
+        open_data(str(tmp_path), split="test")
+    (tmp_path / "metadata.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="metadata.jsonl describes the whole folder, which has no splits"):
+        open_data(str(tmp_path), split="test")
+
+
+def test_bytes_that_are_no_picture_are_named_without_an_address_in_memory(tmp_path: Path) -> None:
+    rows = viewed(1)
+    rows[0]["images"] = [{"bytes": b"no picture", "path": "x.png"}]
+    with pytest.raises(DataError, match="begin like no known kind of picture") as caught:
+        open_data(str(parquet(tmp_path / "d.parquet", rows)))[0]
+    assert "BytesIO" not in str(caught.value)

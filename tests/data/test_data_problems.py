@@ -10,13 +10,15 @@ import PIL.Image
 import pyarrow as pa
 import pytest
 
+import foveal.data.problems as problems_module
 from data_files import COLORS, beside, jsonl, parquet, png, viewed
 from foveal.data import REGISTRY
 from foveal.data.checks import validate
 from foveal.data.errors import DataError
 from foveal.data.pictures import Limits, Stored, decode, rgb
-from foveal.data.problems import PROMPT_SUFFIX, DataConfig, FileProblems, open_data
+from foveal.data.problems import PROMPT_SUFFIX, DataConfig, FileProblems, first, open_data
 from foveal.data.readers import ParquetRows
+from foveal.data.world import Kept, WorldDataConfig
 from foveal.spec import build_component
 from foveal.types import Problem
 
@@ -194,3 +196,24 @@ def test_pictures_are_turned_upright_and_belong_to_nobody_else() -> None:
 
 def test_open_data_gives_file_problems(tmp_path: Path) -> None:
     assert isinstance(open_data(str(beside(tmp_path))), FileProblems)
+
+
+def test_the_first_problems_are_a_view_that_decodes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[object] = []
+    monkeypatch.setattr(problems_module, "decode", lambda picture, limits: decoded.append(picture))
+    found = first(open_data(str(parquet(tmp_path / "d.parquet", viewed()))), 3)
+    assert isinstance(found, FileProblems) and len(found) == 3 and decoded == []
+    assert found[2].id == found[-1].id == "q2" and len(decoded) == 2
+    with pytest.raises(IndexError):
+        found[3]
+
+
+def test_the_first_problems_of_a_world_are_made_once_and_only_so_many_are_kept() -> None:
+    world = WorldDataConfig(size=9).load()
+    kept = Kept(first(world, 4), 2)
+    assert len(kept) == 4 and [p.id for p in kept] == [world[i].id for i in range(4)]
+    assert kept[1] is kept[-3] and kept[2] is not kept[2]
+    with pytest.raises(IndexError):
+        kept[4]

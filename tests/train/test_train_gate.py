@@ -3,10 +3,10 @@
 import pytest
 
 from foveal.config import load
+from foveal.data.world import WorldDataConfig
 from foveal.spec import ConfigError, FovealError
 from foveal.train import loop
 from foveal.train.validate import judge_of
-from foveal.worlds import WorldData
 
 
 def settings(folder, **validation):
@@ -35,6 +35,6 @@ def test_a_gate_without_other_pictures_is_refused(tiny_folder):
 
 
 def test_a_world_problem_without_a_donor_is_left_out():
-    problems = list(WorldData(["counting"], split="heldout", seed=0, size=1))
-    _, other = judge_of(problems)
+    problems = WorldDataConfig(families=("counting",), split="heldout", size=1).load()
+    _, other = judge_of(WorldDataConfig())
     assert callable(other) and other(problems[0], problems) is None

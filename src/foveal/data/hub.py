@@ -87,6 +87,11 @@ def saved_rows(folder: Path, *, split: str | None) -> DatasetRows:
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{folder}: not a folder that `datasets` can read: {error}") from error
     if not isinstance(found, datasets.DatasetDict):
+        if split is not None and split != str(found.split):
+            raise DataError(
+                f"{folder} holds a single data set (split: {found.split}), but split = {split!r}; "
+                "leave split out"
+            )
         return DatasetRows(found, label=folder.name, folder=folder)
     dataset, chosen = _one_split(found, split, str(folder))
     return DatasetRows(dataset, label=f"{folder.name}[{chosen}]", folder=folder)

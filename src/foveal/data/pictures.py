@@ -106,7 +106,7 @@ def decode(picture: Stored, limits: Limits) -> Image:
             upright = rgb(ImageOps.exif_transpose(image))
         except (*_BROKEN, PIL.Image.DecompressionBombError) as error:
             raise DataError(
-                f"{picture.where}: the picture cannot be decoded: {error}; repair or remove it"
+                f"{picture.where}: the picture cannot be decoded: {_reason(error)}; repair or remove it"
             ) from error
     if scale < 1.0:
         if (upright.width > upright.height) != (target[0] > target[1]):
@@ -147,9 +147,16 @@ def _open(picture: Stored) -> Image:
         ) from None
     except _BROKEN as error:
         raise DataError(
-            f"{picture.where}: not a picture that can be read: {error}; expected PNG, JPEG or the like; "
-            "repair the file or remove the row"
+            f"{picture.where}: not a picture that can be read: {_reason(error)}; expected PNG, JPEG "
+            "or the like; repair the file or remove the row"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Pillow's words, without the address of the bytes in memory."""
+    if isinstance(error, PIL.UnidentifiedImageError):
+        return "its bytes begin like no known kind of picture"
+    return str(error)
 
 
 def _near_file(content: bytes | Path) -> str:

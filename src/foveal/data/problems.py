@@ -108,6 +108,11 @@ class FileProblems(Sequence[Problem]):
         images = tuple(decode(picture, self._limits) for picture in self._pictures(place))
         return replace(self.text(place, pictures=len(images)), images=images)
 
+    def first(self, count: int) -> "FileProblems":
+        """The first `count` rows, still unread."""
+        limit = min(count, self._size)
+        return FileProblems(self._rows, self._config.model_copy(update={"limit": limit}))
+
     def text(self, index: int, *, pictures: int | None = None) -> Problem:
         """The problem without its pictures, cheap; `pictures` is their number where it is known.
 
@@ -184,6 +189,38 @@ class FileProblems(Sequence[Problem]):
         return stored(
             self._rows.pictures(place, column), folder=self._rows.folder, where=self._rows.where(place)
         )
+
+
+class First(Sequence[Problem]):
+    """The first problems of a sequence, made or decoded on each access like its own."""
+
+    def __init__(self, problems: Sequence[Problem], count: int) -> None:
+        """`count` is cut to what is there."""
+        self._problems, self._size = problems, min(count, len(problems))
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(self._size))]
+        place = index + self._size if index < 0 else index
+        if not 0 <= place < self._size:
+            raise IndexError(f"problem {index} of {self._size}")
+        return self._problems[place]
+
+
+def first(problems: Sequence[Problem], count: int) -> Sequence[Problem]:
+    """The first `count` problems without making or decoding any of them."""
+    if count >= len(problems):
+        return problems
+    return problems.first(count) if isinstance(problems, FileProblems) else First(problems, count)
 
 
 def open_data(

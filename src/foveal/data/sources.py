@@ -39,6 +39,12 @@ def open_rows(path: str, *, kind: str = "auto", split: str | None = None) -> Row
         if kind in ("folder", "saved") or suffix not in wanted:
             expected = "a folder" if kind in ("folder", "saved") else " or ".join(wanted)
             raise DataError(f"{place}: unknown kind of file for type = {kind!r}; expected {expected}")
+        if split is not None:
+            raise DataError(
+                f"{place} is a single file, which has no splits, but split = {split!r}; leave split out, or "
+                "point path at the file of that split (folders of files, folders written by `datasets` and "
+                "data sets of the hub have splits)"
+            )
         return _READERS[suffix](place)
     if kind == "auto" and _looks_like_hub_id(path):
         return hub_rows(path, split=split)
@@ -63,11 +69,15 @@ def _missing(place: Path) -> str:
 def _folder_rows(folder: Path, *, kind: str, split: str | None) -> Rows:
     if kind == "saved" or (kind == "auto" and _is_saved(folder)):
         return saved_rows(folder, split=split)
-    for subfolder in ("", split or ""):
-        for name in ("metadata.jsonl", "metadata.csv", "metadata.parquet"):
-            metadata = folder / subfolder / name
-            if metadata.is_file() and kind in ("auto", "folder"):
-                return _READERS[metadata.suffix](metadata)
+    metadata = _metadata(folder / split if split else folder)
+    if metadata is not None and kind in ("auto", "folder"):
+        return _READERS[metadata.suffix](metadata)
+    whole = _metadata(folder) if split else None
+    if whole is not None and kind in ("auto", "folder"):
+        raise DataError(
+            f"{whole} describes the whole folder, which has no splits, but split = {split!r}; leave split "
+            f"out, or put that split's rows into {folder / str(split) / whole.name}"
+        )
     for suffixes in ((".parquet",), (".jsonl", ".ndjson"), (".json",), (".csv",)):
         files = sorted(
             path for suffix in suffixes for path in folder.rglob(f"*{suffix}") if not _hidden(path, folder)
@@ -93,6 +103,11 @@ def _folder_rows(folder: Path, *, kind: str, split: str | None) -> Rows:
     raise DataError(f"{folder} has {what}")
 
 
+def _metadata(folder: Path) -> Path | None:
+    names = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
 def _is_saved(folder: Path) -> bool:
     return (folder / "dataset_dict.json").is_file() or (
         (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
@@ -113,11 +128,10 @@ def _of_split(files: Sequence[Path], folder: Path, split: str | None) -> list[Pa
     known = sorted({name for name in splits.values() if name is not None})
     if split is not None:
         chosen = [path for path in files if splits[path] == split]
-        if chosen or not known:
-            return chosen or list(files)
-        raise DataError(
-            f"{folder} has no files of split {split!r}{nearest(split, known)}; splits: {listing(known)}"
-        )
+        if chosen:
+            return chosen
+        have = listing(known) if known else f"none; it holds {listing(_relative(files, folder))}"
+        raise DataError(f"{folder} has no files of split {split!r}{nearest(split, known)}; splits: {have}")
     if len(known) > 1:
         raise DataError(f"{folder} holds several splits: {listing(known)}; choose one with split = 'NAME'")
     return list(files)

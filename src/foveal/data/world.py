@@ -58,3 +58,31 @@ class Suffixed(Sequence[Problem]):
             return [self[n] for n in range(*index.indices(len(self)))]
         problem = self._problems[index]
         return replace(problem, question=f"{problem.question}\n\n{self._suffix}")
+
+
+class Kept(Sequence[Problem]):
+    """Problems of which the first, once made, are kept: those whose pictures are lent to other problems."""
+
+    def __init__(self, problems: Sequence[Problem], count: int) -> None:
+        """At most `count` problems are held in memory."""
+        self._problems, self._count = problems, count
+        self._made: dict[int, Problem] = {}
+
+    def __len__(self) -> int:
+        return len(self._problems)
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < self._count:
+            return self._problems[place]
+        if place not in self._made:
+            self._made[place] = self._problems[place]
+        return self._made[place]

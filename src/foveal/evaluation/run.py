@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from foveal.data.problems import FileProblems
 from foveal.evaluation.records import Evaluation, ProblemRecord
 from foveal.keys import Key, generator
 from foveal.spec import FovealError
-from foveal.types import Completion, Group, Problem, RolloutEngine, Sampling
+from foveal.types import IMAGE_MARK, Completion, Group, Problem, RolloutEngine, Sampling
 
 TRIES = 64
 """Random candidates for a donor before all problems are searched in order."""
@@ -105,14 +106,23 @@ def swap_pictures(problem: Problem, donors: Sequence[Problem], *, key: Key) -> P
     rng = generator("other picture", *key, problem.id)
     tried = rng.integers(0, len(donors), size=min(TRIES, len(donors))).tolist()
     for index in [*tried, *range(len(donors))]:
-        donor = donors[index]
-        if len(donor.images) == len(problem.images) and _plain(donor.answer) != _plain(problem.answer):
-            pairs = zip(problem.images, donor.images, strict=True)
+        answer, pictures = _outline(donors, index)
+        if pictures == len(problem.images) and _plain(answer) != _plain(problem.answer):
+            pairs = zip(problem.images, donors[index].images, strict=True)
             images = tuple(
                 theirs if theirs.size == own.size else theirs.resize(own.size) for own, theirs in pairs
             )
             return replace(problem, images=images)
     return None
+
+
+def _outline(donors: Sequence[Problem], index: int) -> tuple[str, int]:
+    """Answer and number of pictures; those of a file are not decoded for it."""
+    if isinstance(donors, FileProblems):
+        donor = donors.text(index)
+        return donor.answer, donor.question.count(IMAGE_MARK)
+    donor = donors[index]
+    return donor.answer, len(donor.images)
 
 
 def _sampling(problems: int, *, k: int, greedy: bool, temperature: float, max_new_tokens: int) -> Sampling:

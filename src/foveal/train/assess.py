@@ -8,7 +8,7 @@ from foveal.evaluation.run import evaluate
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
-from foveal.train.setup import check_problems, open_problems, policy_of
+from foveal.train.setup import check_problems, first_problems, policy_of
 from foveal.train.validate import BATCH, judge_of
 from foveal.types import Problem
 
@@ -26,8 +26,7 @@ def assess(
 ) -> Evaluation:
     """Greedy (`samples` 0) or avg@k on the first `limit` problems of the configuration's data."""
     policy = policy_of(config)
-    found = open_problems(config.data)
-    problems = [found[i] for i in range(min(len(found), limit))]
+    problems = first_problems(config.data, limit)
     check_problems(
         problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=lambda text: None
     )
@@ -57,7 +56,7 @@ def assess_policy(
     other_picture: bool,
 ) -> Evaluation:
     """Evaluate a loaded policy."""
-    judge, other = judge_of(problems)
+    judge, other = judge_of(config.data)
     with Grader(
         config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s
     ) as grader:

@@ -8,7 +8,8 @@ import torch
 
 from foveal.config import SHIPPED_MODELS, RunConfig
 from foveal.data.checks import validate
-from foveal.data.problems import DataSource, FileProblems
+from foveal.data.problems import DataSource, FileProblems, first
+from foveal.data.world import Kept, WorldDataConfig
 from foveal.policy.model import Policy, load_policy
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
@@ -17,6 +18,11 @@ from foveal.types import Problem
 CHECKED_PROBLEMS = 64
 """Problems whose prompt is measured where pictures must be made to know their size (worlds); all of a file's
 are."""
+
+
+DONORS = 1024
+"""Problems of a world whose pictures may stand in for another's: their pictures, some 60 MB at most, are
+kept."""
 
 
 def policy_of(config: RunConfig) -> Policy:
@@ -70,6 +76,15 @@ def open_problems(config: DataSource) -> Sequence[Problem]:
     if len(problems) == 0:
         raise FovealError("the data holds no problem; check the file, its split and its limit")
     return problems
+
+
+def first_problems(config: DataSource, count: int) -> Sequence[Problem]:
+    """The first `count` problems of a data table, none made or decoded before it is asked for.
+
+    Raises: FovealError, when there is none.
+    """
+    problems = first(open_problems(config), count)
+    return Kept(problems, DONORS) if isinstance(config, WorldDataConfig) else problems
 
 
 def check_problems(

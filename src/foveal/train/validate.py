@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from foveal.config import RunConfig
+from foveal.data.problems import DataSource, first
+from foveal.data.world import WorldDataConfig
 from foveal.diagnosis.gate import gate
 from foveal.evaluation.run import Judge, OtherPicture, evaluate
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
-from foveal.train.setup import check_problems, open_problems
+from foveal.train.setup import DONORS, check_problems, first_problems
 from foveal.types import Problem
 
 BATCH = 128
@@ -45,8 +47,7 @@ class Validator:
         """The validator of a configuration, if it has one; its prompts are checked."""
         if config.validation is None:
             return None
-        found = open_problems(config.validation.data)
-        problems = [found[i] for i in range(min(len(found), config.validation.problems))]
+        problems = first_problems(config.validation.data, config.validation.problems)
         check_problems(problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=message)
         return cls(config, engine, grader, problems, samples=config.validation.samples)
 
@@ -58,7 +59,7 @@ class Validator:
         config = self.config.validation
         if config is None:
             raise ValueError("this run has no validation")
-        judge, other = judge_of(self.problems)
+        judge, other = judge_of(config.data)
         greedy = self.samples == 0
         found = evaluate(
             self.engine,
@@ -87,9 +88,12 @@ class Validator:
         return metrics
 
 
-def judge_of(problems: Sequence[Problem]) -> tuple[Judge | None, OtherPicture | bool]:
-    """What reads error kinds and swaps pictures: the world's own functions where the scene is known."""
-    if problems and "scene" in problems[0].meta:
+def judge_of(data: DataSource) -> tuple[Judge | None, OtherPicture | bool]:
+    """What reads error kinds and swaps pictures: a world's own functions, since its scenes are known.
+
+    The kind of data decides, not a problem's meta: a file's columns may have any name.
+    """
+    if isinstance(data, WorldDataConfig):
         from foveal import worlds
 
         return worlds.judge, _world_donor
@@ -101,6 +105,6 @@ def _world_donor(problem: Problem, donors: Sequence[Problem]) -> Problem | None:
     from foveal.worlds import WorldError, with_other_picture
 
     try:
-        return with_other_picture(problem, donors)
+        return with_other_picture(problem, first(donors, DONORS))
     except WorldError:
         return None
