@@ -9,6 +9,7 @@ import shutil
 import signal
 import termios
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ import torch
 from data_files import jsonl, parquet, png
 from foveal import console
 from foveal.cli import main
+from foveal.data import problems as problems_module
+from foveal.train import assess
+from foveal.train.assess import evaluation_config, evaluation_name, run_of
 from foveal.train.stop import stop_signals
 from run_cases import Command, world_table, write_toml
 
@@ -119,8 +123,8 @@ def test_train_runs_end_to_end_on_own_model_and_data(
     assert main(["evaluate", "--model", "run", "--data", str(data), *words]) == 0
     said = capfd.readouterr()
     assert "3 problems, 3 completions" in said.out and "accuracy_other_picture" in said.out
-    assert json.loads((here / "first.json").read_text())["summary"]["problems"] == 3
-    words = ["--problems", "3", "--against", "first", "sampling.max_new_tokens=4"]
+    assert json.loads((here / "first" / "run.json").read_text())["summary"]["problems"] == 3
+    words = ["--problems", "3", "--against", "first/run", "sampling.max_new_tokens=4"]
     assert main(["evaluate", "--model", str(model), "--data", str(data), *words]) == 0
 
     assert main(["report", "run"]) == 0
@@ -220,6 +224,129 @@ def test_mistake_gives_one_message_and_status_two(
     assert said.err.count("foveal: ") == 1 and "Traceback" not in said.err
     assert said.out == ""
     assert not (here / "runs").exists()
+
+
+EVALUATE = ("--problems", "2", "sampling.max_new_tokens=2", "threads=1")
+
+
+def evaluated(*words: str) -> int:
+    return main(["evaluate", *words])
+
+
+def test_evaluations_go_into_a_folder_and_never_over_one_another(model: Path, here: Path) -> None:
+    for _ in range(2):
+        assert evaluated("--model", str(model), "--data", "world", "--out", "e", *EVALUATE) == 0
+    assert sorted(p.name for p in (here / "e").iterdir()) == [
+        *("model-2.json", "model-2.jsonl", "model.json", "model.jsonl")
+    ]
+
+
+def asked(folder: Path) -> list[str]:
+    (file,) = folder.glob("*.jsonl")
+    return [json.loads(line)["id"] for line in file.read_text().split("\n") if line]
+
+
+def test_worlds_are_held_out_unless_an_override_sets_the_split(model: Path, here: Path) -> None:
+    words = ["--model", str(model), *EVALUATE]
+    assert evaluated("--data", "world", "--out", "a", *words) == 0
+    assert evaluated("quickstart_grpo", "--out", "b", *words) == 0
+    assert evaluated("--data", "world", "--out", "c", *words, "data.split=train") == 0
+    assert all("/heldout/" in name for name in [*asked(here / "a"), *asked(here / "b")])
+    assert all("/train/" in name for name in asked(here / "c"))
+
+
+def test_evaluation_of_a_run_takes_its_settings(model: Path, here: Path) -> None:
+    """From the run folder and from one of its checkpoints; held-out problems; overrides win."""
+    table = {**world_table(model, steps=1), "seed": 5}
+    table["model"] = {**table["model"], "dtype": "bfloat16"}
+    table["data"] = {"type": "world", "families": ["panels"], "haze": 0.5, "seed": 3}
+    table["sampling"] = {**table["sampling"], "max_new_tokens": 3}
+    (here / "run" / "checkpoints" / "step-000001").mkdir(parents=True)
+    write_toml(here / "run" / "config.toml", table)
+    shutil.copytree(model, here / "run" / "checkpoints" / "step-000001" / "model")
+    (here / "run" / "checkpoints" / "step-000001" / "state.json").write_text("{}")
+    for path, name in (("run", "run"), ("run/checkpoints/step-000001", "run-step-000001")):
+        config = evaluation_config(None, overrides=[], model=path, data=None, message=print)
+        assert (config.model.dtype, config.sampling.max_new_tokens) == ("bfloat16", 3)
+        assert config.data.model_dump()["families"] == ("panels",) and config.data.model_dump()["haze"] == 0.5
+        assert config.data.model_dump()["split"] == "heldout"
+        assert config.model.path.endswith("step-000001/model") and evaluation_name(path) == name
+    config = evaluation_config(
+        None, overrides=["sampling.max_new_tokens=9"], model="run", data="d.jsonl", message=print
+    )
+    assert config.sampling.max_new_tokens == 9 and config.data.model_dump()["path"] == "d.jsonl"
+    assert run_of("tiny") is None and run_of(str(here)) is None
+
+
+def test_own_columns_named_like_a_worlds_do_not_make_a_world(model: Path, here: Path) -> None:
+    own = [{**row, "scene": "a street", "source": "world", "family": "counting"} for row in rows()]
+    data = str(parquet(here / "d.parquet", own))
+    assert evaluated("--model", str(model), "--data", data, "--out", "e", *EVALUATE) == 0
+    assert json.loads((here / "e" / "model.json").read_text())["summary"]["kinds"] == {}
+
+
+def test_evaluation_holds_the_pictures_of_a_batch_alone(
+    model: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """12 pictures of 8 problems are decoded once as their own and once as another's, never all at a time."""
+    decode = problems_module.decode
+    decoded: list[weakref.ref[Any]] = []
+    held: list[int] = []
+
+    def counted(picture: Any, limits: Any) -> Any:
+        image = decode(picture, limits)
+        decoded.append(weakref.ref(image))
+        held.append(sum(one() is not None for one in decoded))
+        return image
+
+    monkeypatch.setattr(problems_module, "decode", counted)
+    monkeypatch.setattr(assess, "BATCH", 1)
+    data = str(parquet(here / "d.parquet", rows(8)))
+    assert evaluated("--model", str(model), "--data", data, *EVALUATE, "--problems", "8") == 0
+    assert len(decoded) == 24
+    assert max(held) <= 2 * (2 + 2)  # own and another's, of this problem and the last
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--out", "file"], "--out file is a file; expected a folder"),
+        (["--out", "file/e"], "--out: nothing can be written to the folder file/e"),
+        (["--against", "gone"], "gone.json does not exist"),
+        (["--samples", "-1"], "--samples is -1; expected 0"),
+        (["--problems", "0"], "--problems is 0; expected at least 1"),
+        (["--data", ""], "--data is empty"),
+        (["--model", " "], "--model is empty"),
+    ],
+)
+def test_mistakes_of_an_evaluation_are_told_before_a_model_is_read(
+    words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "file").write_text("taken")
+    assert evaluated("--model", "/nowhere", "--data", "world", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["show", "--noise", "-1"], "noise = -1.0"),
+        (["show", "--haze", "5"], "haze = 5.0"),
+        (["show", "--shortcut", "2"], "shortcut = 2.0"),
+        (["show", "--n", "0"], "n must be at least 1"),
+        (["show", "--n", "1", "--out", "."], "--out . is a folder"),
+        (["show", "--n", "1", "--out", "file/sheet.png"], "--out file is a file; expected a folder"),
+        (["coldstart", "--out", "file"], "--out file is a file; expected a folder"),
+        (["coldstart", "--out", "."], "--out . holds other files and no model"),
+    ],
+)
+def test_mistakes_of_worlds_are_told(
+    words: list[str], message: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "file").write_text("taken")
+    assert main(["worlds", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert (here / "file").read_text() == "taken"
 
 
 def test_run_folder_that_is_taken_is_refused_with_the_way_out(

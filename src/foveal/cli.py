@@ -127,16 +127,18 @@ def _add_evaluate(commands: _Commands) -> None:
         "intervals, accuracy with another problem's picture, and on worlds the kinds of error.",
     )
     command.add_argument(
-        "config", nargs="?", help="TOML file with [data], [[rewards]], [sampling] (optional)"
+        "config",
+        nargs="?",
+        help="TOML file with [data], [[rewards]], [sampling] (default: those of the run of --model)",
     )
     command.add_argument("overrides", nargs="*", metavar="section.key=value")
     command.add_argument("--model", required=True, help="model folder, hub id, run folder, or 'tiny'")
-    command.add_argument("--data", help="parquet, JSONL, image folder, hub id, or 'world'")
+    command.add_argument("--data", help="parquet, JSONL, image folder, hub id, or 'world' (held out)")
     command.add_argument(
         "--samples", type=int, default=0, help="completions a problem (avg@k); 0: one greedy (0)"
     )
     command.add_argument("--problems", type=int, default=1000, help="at most so many problems (1000)")
-    command.add_argument("--out", type=Path, help="write NAME.json and NAME.jsonl here")
+    command.add_argument("--out", type=Path, help="folder for NAME.json and NAME.jsonl; NAME is the model's")
     command.add_argument(
         "--against", type=Path, help="an earlier evaluation of the same problems: paired difference"
     )

@@ -1,11 +1,13 @@
 """What the commands do, as seen on a terminal: progress, tables, one closing line that says how to go on."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,18 +19,13 @@ from rich.progress import (
 from rich.table import Column, Table
 
 from foveal.config import RunConfig, add_plugin_folder, load
-from foveal.spec import FovealError
+from foveal.spec import FovealError, explain
 
 BAR_WIDTH = 10
 """The whole line fits into 80 columns; where it does not, the bar gives way."""
 
 PLAIN_EVERY_S = 15.0
 """Seconds between lines where the output is not a terminal."""
-
-DEFAULT_REWARDS: tuple[Mapping[str, Any], ...] = (
-    {"type": "boxed", "weight": 0.9},
-    {"type": "format", "weight": 0.1},
-)
 
 
 class Screen:
@@ -98,6 +95,7 @@ def train(
     from foveal.train import loop
     from foveal.train.record import CONFIG, import_paths, require_run
 
+    _check_words(model=model, data=data)
     screen = Screen()
     try:
         if resume is not None:
@@ -145,22 +143,38 @@ def evaluate(
     from foveal.evaluation.compare import compare
     from foveal.evaluation.records import Evaluation
     from foveal.train import assess
+    from foveal.train.measure import measure
 
-    config = load(
-        source if source else {"objective": {"type": "grpo"}, "rewards": list(DEFAULT_REWARDS)},
-        overrides=overrides,
-        model=model_folder(model),
-        data=data,
-    )
-    torch.set_num_threads(max(1, config.threads))
+    _check_words(model=model, data=data)
+    if samples < 0:
+        raise FovealError(f"--samples is {samples}; expected 0 (one greedy completion) or more")
+    if problems < 1:
+        raise FovealError(f"--problems is {problems}; expected at least 1")
+    earlier = Evaluation.load(against) if against is not None else None
+    if out is not None:
+        _make_folder(out, option="--out")
     console = Console(stderr=True)
+    config = assess.evaluation_config(
+        source,
+        overrides=overrides,
+        model=model,
+        data=data,
+        message=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+    )
+    torch.set_num_threads(int(measure(threads=config.threads)["threads"]))
     with _bar(console, "evaluating") as tick:
         found = assess.assess(config, samples=samples, limit=problems, progress=tick, name=model)
     if out is not None:
-        print(f"written: {found.save(out)}")
+        stem = free_stem(out, assess.evaluation_name(model))
+        try:
+            print(f"written: {found.save(stem)}")
+        except OSError as error:
+            raise FovealError(
+                f"{stem}.json cannot be written: {error.strerror or error}; choose another --out"
+            ) from error
     _print_evaluation(found.summary)
-    if against is not None:
-        Console(file=sys.stdout).print_json(data=compare(Evaluation.load(against), found).to_json())
+    if earlier is not None:
+        Console(file=sys.stdout).print_json(data=compare(earlier, found).to_json())
     return 0
 
 
@@ -198,20 +212,32 @@ def worlds_show(
     from foveal.worlds.problems import FAMILIES
     from foveal.worlds.sheet import write_contact_sheet
 
-    settings = WorldSettings.model_validate(
-        {
-            "noise": noise,
-            "haze": haze,
-            "grade": grade,
-            "shortcut": shortcut,
-            "shortcut_word": "biased" if shortcut else "none",
-        }
-    )
+    wanted = {
+        "noise": noise,
+        "haze": haze,
+        "grade": grade,
+        "shortcut": shortcut,
+        "shortcut_word": "biased" if shortcut else "none",
+    }
+    try:
+        settings = WorldSettings.model_validate(wanted)
+    except ValidationError as error:
+        raise FovealError(explain(error, WorldSettings, where="worlds show")) from error
     names = tuple(families or FAMILIES)
     for name in names:
         if name not in FAMILIES:
             raise FovealError(f"no such family: {name!r}; known: {', '.join(FAMILIES)}")
-    write_contact_sheet(out, families=names, n=n, seed=seed, split=split, settings=settings)  # type: ignore[arg-type]
+    if out.is_dir():
+        raise FovealError(
+            f"--out {out} is a folder; expected the name of a picture in it, such as {out}/sheet.png"
+        )
+    _make_folder(out.parent, option="--out")
+    try:
+        write_contact_sheet(out, families=names, n=n, seed=seed, split=split, settings=settings)  # type: ignore[arg-type]
+    except OSError as error:
+        raise FovealError(
+            f"--out {out} cannot be written: {error.strerror or error}; choose another --out"
+        ) from error
     print(f"written: {out}")
     return 0
 
@@ -220,6 +246,12 @@ def worlds_coldstart(*, out: Path, seed: int, text_prior: bool) -> int:
     """`foveal worlds coldstart`."""
     from foveal.worlds.coldstart import ColdStartSettings, coldstart
 
+    # Everything that can be wrong with the folder is found before the minutes of training.
+    _make_folder(out, option="--out")
+    if any(out.iterdir()) and not (out / "config.json").is_file():
+        raise FovealError(
+            f"--out {out} holds other files and no model (config.json); choose a new or an empty folder"
+        )
     console = Console(stderr=True)
     found = coldstart(
         out, seed=seed, settings=ColdStartSettings(text_prior=text_prior), progress=console.print
@@ -228,21 +260,35 @@ def worlds_coldstart(*, out: Path, seed: int, text_prior: bool) -> int:
     return 0
 
 
-def model_folder(path: str) -> str:
-    """A run folder stands for its newest checkpoint's model; anything else stands for itself."""
-    from foveal.policy.checkpoint import MODEL_FOLDER, latest_checkpoint
+def free_stem(folder: Path, name: str) -> Path:
+    """folder/NAME, or folder/NAME-2, ...: an evaluation never writes over another."""
+    stem, number = folder / name, 1
+    while any(stem.with_name(stem.name + ending).exists() for ending in (".json", ".jsonl")):
+        number += 1
+        stem = folder / f"{name}-{number}"
+    return stem
 
-    folder = Path(path)
-    if (folder / MODEL_FOLDER / "config.json").is_file():
-        return str(folder / MODEL_FOLDER)
-    if (folder / "checkpoints").is_dir():
-        newest = latest_checkpoint(folder / "checkpoints")
-        if newest is None:
-            raise FovealError(
-                f"the run {folder} has no checkpoint yet; go on with foveal train --resume {folder}"
-            )
-        return str(newest / MODEL_FOLDER)
-    return path
+
+def _check_words(*, model: str | None, data: str | None) -> None:
+    """Raises: FovealError for an empty name, such as an unset variable of a shell leaves."""
+    for option, value in (("--model", model), ("--data", data)):
+        if value is not None and not value.strip():
+            raise FovealError(f"{option} is empty; expected a path or hub id, or leave {option} out")
+
+
+def _make_folder(folder: Path, *, option: str) -> None:
+    """Raises: FovealError, when there is a file in its place or it cannot be written."""
+    if folder.exists() and not folder.is_dir():
+        raise FovealError(f"{option} {folder} is a file; expected a folder; choose another {option}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise FovealError(
+            f"{option}: nothing can be written to the folder {folder}: {error.strerror or error}; "
+            f"choose another {option}"
+        ) from error
 
 
 def _free_folder(root: Path, name: str) -> Path:

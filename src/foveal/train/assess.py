@@ -1,16 +1,119 @@
 """Evaluation of a configuration's model on its data, outside training."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
-from foveal.config import RunConfig
+from foveal.config import RunConfig, add_plugin_folder, load, read_table
+from foveal.data.world import WorldDataConfig
 from foveal.evaluation.records import Evaluation
 from foveal.evaluation.run import evaluate
+from foveal.policy.checkpoint import MODEL_FOLDER, latest_checkpoint
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
+from foveal.spec import FovealError
+from foveal.train.record import CONFIG, import_paths
 from foveal.train.setup import check_problems, first_problems, policy_of
 from foveal.train.validate import BATCH, judge_of
 from foveal.types import Problem
+
+DEFAULTS: Mapping[str, Any] = {
+    "objective": {"type": "grpo"},
+    "rewards": [{"type": "boxed", "weight": 0.9}, {"type": "format", "weight": 0.1}],
+}
+"""What an evaluation without a config does: the papers' rewards. The objective plays no part in it."""
+
+RUN_TABLES = ("model", "data", "sampling", "rewards", "grading")
+"""What an evaluation of a run takes from the run's config: not what only training needs."""
+
+CHECKPOINT_DEPTH = 3
+"""RUN/checkpoints/step-N/model."""
+
+
+def evaluation_config(
+    source: Path | None,
+    *,
+    overrides: Sequence[str],
+    model: str,
+    data: str | None,
+    message: Callable[[str], None],
+) -> RunConfig:
+    """The configuration of an evaluation: that of `source`, else what the run of `model` says.
+
+    A run folder gives `RUN_TABLES` of its config. Worlds are held out, whatever a config says, unless an
+    override sets data.split: the config of a run names the problems it is trained on.
+    Raises: FovealError as `load`, and for a run without a checkpoint.
+    """
+    table: Path | dict[str, Any] = source or dict(DEFAULTS)
+    run = run_of(model)
+    if source is None and run is not None:
+        table = {**DEFAULTS, **_run_table(run, other_data=data is not None)}
+    config = load(table, overrides=overrides, model=model_folder(model), data=data)
+    own_split = any(_sets_split(override) for override in overrides)
+    if isinstance(config.data, WorldDataConfig):
+        if not own_split:
+            heldout = config.data.model_copy(update={"split": "heldout"})
+            config = config.model_copy(update={"data": heldout})
+    elif run is not None and source is None and data is None:
+        message(
+            f"the data is that of {run / CONFIG}, on which it was trained; name other problems with --data"
+        )
+    return config
+
+
+def _run_table(run: Path, *, other_data: bool) -> dict[str, Any]:
+    for place in import_paths(run):
+        add_plugin_folder(Path(place))
+    found = read_table(run / CONFIG)
+    table = {name: found[name] for name in RUN_TABLES if name in found}
+    if other_data and "data" in table:
+        # Columns may be alike, but a split and a limit belong to the data of the run.
+        table["data"] = {key: value for key, value in table["data"].items() if key not in ("split", "limit")}
+    return table
+
+
+def _sets_split(override: str) -> bool:
+    key, _, value = override.partition("=")
+    return key.strip() == "data.split" or (key.strip() == "data" and "split" in value)
+
+
+def run_of(path: str) -> Path | None:
+    """The run folder that a model belongs to: itself, or that of a checkpoint; None for any other model."""
+    folder = Path(path).resolve()
+    if not folder.is_dir():
+        return None
+    for place in (folder, *folder.parents[:CHECKPOINT_DEPTH]):
+        inside = place == folder or (place / "checkpoints") in folder.parents
+        if inside and (place / CONFIG).is_file() and (place / "checkpoints").is_dir():
+            return place
+    return None
+
+
+def model_folder(path: str) -> str:
+    """A run folder stands for its newest checkpoint's model; anything else stands for itself."""
+    folder = Path(path)
+    if (folder / MODEL_FOLDER / "config.json").is_file():
+        return str(folder / MODEL_FOLDER)
+    if (folder / "checkpoints").is_dir():
+        newest = latest_checkpoint(folder / "checkpoints")
+        if newest is None:
+            raise FovealError(
+                f"the run {folder} has no checkpoint yet; go on with foveal train --resume {folder}"
+            )
+        return str(newest / MODEL_FOLDER)
+    return path
+
+
+def evaluation_name(model: str) -> str:
+    """A file name for the evaluation of a model: its folder's name, RUN-CHECKPOINT for a run's checkpoint."""
+    folder, run = Path(model).resolve(), run_of(model)
+    parts = [folder.name]
+    if run is not None:
+        inner = [p for p in folder.relative_to(run).parts if p not in ("checkpoints", MODEL_FOLDER)]
+        parts = [run.name, *inner]
+    return re.sub(r"[^\w.-]+", "_", "-".join(parts)).strip("._") or "model"
 
 
 def assess(
