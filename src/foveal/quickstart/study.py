@@ -30,7 +30,7 @@ METHODS = ("grpo", "papo", "cppo")
 """Of the plain study; each has a config quickstart_METHOD."""
 
 STEPS = 20
-SHORTCUT_STEPS = 120
+SHORTCUT_STEPS = 60
 GALLERY_ITEMS = 8
 TABLE_WIDTH = 110
 
