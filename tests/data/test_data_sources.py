@@ -18,7 +18,8 @@ from foveal.worlds import WorldError
 
 
 def dataset(count: int = 3) -> Any:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     features = datasets.Features(
         {
             "problem": datasets.Value("string"),
@@ -44,7 +45,8 @@ def test_a_folder_of_save_to_disk_is_read_undecoded(tmp_path: Path) -> None:
 
 
 def test_a_saved_dictionary_of_splits_gives_train_or_the_one_asked_for(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     datasets.DatasetDict({"train": dataset(3), "test": dataset(2)}).save_to_disk(str(tmp_path / "saved"))
     assert len(open_data(str(tmp_path / "saved"))) == 3
     assert len(open_data(str(tmp_path / "saved"), split="test")) == 2
@@ -53,7 +55,8 @@ def test_a_saved_dictionary_of_splits_gives_train_or_the_one_asked_for(tmp_path:
 
 
 def test_a_hub_id_is_loaded_through_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     asked: list[str] = []
 
     def load_dataset(name: str) -> Any:
@@ -66,7 +69,7 @@ def test_a_hub_id_is_loaded_through_datasets(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_hub_that_cannot_be_reached_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
 
     def load_dataset(name: str) -> Any:
         raise ConnectionError("no route")

@@ -85,7 +85,8 @@ def _cached_tokenizer(kept: list[Qwen2Tokenizer] = []) -> Qwen2Tokenizer:  # noq
 def test_the_prompt_is_the_one_that_the_policy_builds(
     tokenizer: Qwen2Tokenizer, model: Qwen2_5_VLForConditionalGeneration, tmp_path: Path
 ) -> None:
-    policy = pytest.importorskip("foveal.policy.model")
+    from foveal.policy import model as policy
+
     save_folder(model, tokenizer, tmp_path)
     loaded = policy.load_policy(str(tmp_path))
     for family in ("counting", "panels"):
