@@ -93,7 +93,8 @@ def looks(comparisons: Mapping[str, Any]) -> list[str]:
             f"{shift} points under {method}{_caveat(how)}" for method, how, shift in told if how != "none"
         ]
         silent = [method for method, how, _ in told if how == "none"]
-        sentence = f"{noun} changed by {_and(shown)}." if shown else f"{noun}: no change is shown"
+        quiet = f"{noun.rstrip(',')}: no change is shown"
+        sentence = f"{noun} changed by {_and(shown)}." if shown else quiet
         if silent and shown:
             sentence += f" No change is shown for {_and(silent)}."
         elif silent:
