@@ -1,6 +1,7 @@
 """The command line. Heavy modules are imported by the command that needs them: `--help` answers at once."""
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -42,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return int(arguments.run(arguments) or 0)
+        module, _, name = arguments.run.partition(":")
+        return int(getattr(importlib.import_module(module), name)(**_options(arguments)))
     except FovealError as error:
         print(f"foveal: {error}", file=sys.stderr)
         return EXIT_STOPPED if type(error).__name__ == "Interrupted" else EXIT_MISTAKE
@@ -98,7 +100,7 @@ def _add_quickstart(commands: _Commands) -> None:
     command.add_argument("--steps", type=int, help="training steps of each run (default: the config's)")
     command.add_argument("--problems", type=int, default=1000, help="held-out problems (1000)")
     command.add_argument("--jobs", type=int, help="runs at the same time (default: one a core)")
-    command.set_defaults(run=_quickstart)
+    command.set_defaults(run="foveal.quickstart:run")
 
 
 def _add_train(commands: _Commands) -> None:
@@ -116,7 +118,7 @@ def _add_train(commands: _Commands) -> None:
     command.add_argument("--data", help="parquet, JSONL, image folder, hub id, or 'world'")
     command.add_argument("--out", type=Path, help="run folder (default: runs/NAME, by config and objective)")
     command.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run folder")
-    command.set_defaults(run=_train)
+    command.set_defaults(run="foveal.console:train")
 
 
 def _add_evaluate(commands: _Commands) -> None:
@@ -142,13 +144,13 @@ def _add_evaluate(commands: _Commands) -> None:
     command.add_argument(
         "--against", type=Path, help="an earlier evaluation of the same problems: paired difference"
     )
-    command.set_defaults(run=_evaluate)
+    command.set_defaults(run="foveal.console:evaluate")
 
 
 def _add_report(commands: _Commands) -> None:
     command = commands.add_parser("report", help="write report.html of a run folder or a quickstart folder")
     command.add_argument("folder", type=Path)
-    command.set_defaults(run=_report)
+    command.set_defaults(run="foveal.console:report")
 
 
 def _add_worlds(commands: _Commands) -> None:
@@ -166,111 +168,35 @@ def _add_worlds(commands: _Commands) -> None:
     show.add_argument("--haze", type=float, default=0.0, help="fog over the pictures, 0 to 1 (0)")
     show.add_argument("--grade", choices=("low", "medium", "high"), default="high")
     show.add_argument("--shortcut", type=float, default=0.0, help="strength of the shortcut word, 0 to 1 (0)")
-    show.set_defaults(run=_worlds_show)
+    show.set_defaults(run="foveal.console:worlds_show")
     cold = parts.add_parser("coldstart", help="train the tiny checkpoint from random weights")
     cold.add_argument("--out", type=Path, required=True, help="model folder to write")
     cold.add_argument("--seed", type=int, default=0)
     cold.add_argument("--text-prior", action="store_true", help="the variant of the shortcut study")
-    cold.set_defaults(run=_worlds_coldstart)
+    cold.set_defaults(run="foveal.console:worlds_coldstart")
 
 
 def _add_config(commands: _Commands) -> None:
     command = commands.add_parser("config", help="print the resolved config, every field with its value")
     command.add_argument("config", nargs="?", help="TOML file")
     command.add_argument("overrides", nargs="*", metavar="section.key=value")
-    command.set_defaults(run=_config)
+    command.set_defaults(run="foveal.console:show_config")
 
 
-def _quickstart(arguments: argparse.Namespace) -> int:
-    from foveal.quickstart import run
-
-    return run(
-        out=arguments.out,
-        study=arguments.study,
-        model=arguments.model,
-        seeds=arguments.seeds,
-        steps=arguments.steps,
-        problems=arguments.problems,
-        jobs=arguments.jobs,
-    )
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    from foveal import console
-
-    return console.train(
-        _source(arguments),
-        overrides=_overrides(arguments),
-        model=arguments.model,
-        data=arguments.data,
-        out=arguments.out,
-        resume=arguments.resume,
-    )
-
-
-def _evaluate(arguments: argparse.Namespace) -> int:
-    from foveal import console
-
-    return console.evaluate(
-        _source(arguments),
-        overrides=_overrides(arguments),
-        model=arguments.model,
-        data=arguments.data,
-        samples=arguments.samples,
-        problems=arguments.problems,
-        out=arguments.out,
-        against=arguments.against,
-    )
-
-
-def _report(arguments: argparse.Namespace) -> int:
-    from foveal import console
-
-    return console.report(arguments.folder)
-
-
-def _worlds_show(arguments: argparse.Namespace) -> int:
-    from foveal import console
-
-    return console.worlds_show(
-        out=arguments.out,
-        families=arguments.families,
-        n=arguments.n,
-        seed=arguments.seed,
-        split=arguments.split,
-        noise=arguments.noise,
-        haze=arguments.haze,
-        grade=arguments.grade,
-        shortcut=arguments.shortcut,
-    )
-
-
-def _worlds_coldstart(arguments: argparse.Namespace) -> int:
-    from foveal import console
-
-    return console.worlds_coldstart(out=arguments.out, seed=arguments.seed, text_prior=arguments.text_prior)
-
-
-def _config(arguments: argparse.Namespace) -> int:
-    from foveal.config import dump, load
-
-    source = _source(arguments)
-    print(dump(load(source, overrides=_overrides(arguments), data=None if source else "world")), end="")
-    return 0
-
-
-def _source(arguments: argparse.Namespace) -> Path | None:
-    """The config file; a first word with "=" is an override."""
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments as the command's function takes them: `config` and `overrides` become `source` and
+    `overrides`.
+    """
+    options = {key: value for key, value in vars(arguments).items() if key not in ("command", "part", "run")}
+    if "config" not in options:
+        return options
     from foveal.config import shipped
 
-    if arguments.config is None or "=" in arguments.config:
-        return None
-    return shipped(arguments.config)
-
-
-def _overrides(arguments: argparse.Namespace) -> list[str]:
-    first = [arguments.config] if arguments.config is not None and "=" in arguments.config else []
-    return [*first, *arguments.overrides]
+    first = options.pop("config")
+    if first is not None and "=" in first:
+        # Without a config the first word is an override.
+        return {**options, "source": None, "overrides": [first, *options["overrides"]]}
+    return {**options, "source": None if first is None else shipped(first)}
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from foveal.config import RunConfig, add_plugin_folder, load
+from foveal.config import WORLD, RunConfig, add_plugin_folder, dump, load
 from foveal.spec import FovealError, explain
 
 BAR_WIDTH = 10
@@ -83,8 +83,8 @@ class Screen:
 
 
 def train(
-    source: Path | None,
     *,
+    source: Path | None,
     overrides: Sequence[str],
     model: str | None,
     data: str | None,
@@ -127,8 +127,8 @@ def train(
 
 
 def evaluate(
-    source: Path | None,
     *,
+    source: Path | None,
     overrides: Sequence[str],
     model: str,
     data: str | None,
@@ -178,7 +178,13 @@ def evaluate(
     return 0
 
 
-def report(folder: Path) -> int:
+def show_config(*, source: Path | None, overrides: Sequence[str]) -> int:
+    """`foveal config`."""
+    print(dump(load(source, overrides=overrides, data=None if source else WORLD)), end="")
+    return 0
+
+
+def report(*, folder: Path) -> int:
     """`foveal report`."""
     from foveal.report.page import write_report
     from foveal.report.run_page import write_run_report
