@@ -119,6 +119,9 @@ class OptimizerConfig(Config):
     """Updates a step; the step's groups are dealt out over them."""
     micro_batch_tokens: int = Field(16384, ge=1)
     """Tokens of one packed forward, visual ones counted: memory follows this number, results do not."""
+    average_over: Literal["mini_batch", "micro_batch"] = "mini_batch"
+    """What a term is averaged over. "micro_batch" averages each micro-batch alone and takes the mean of these
+    means, as the official codes of PAPO and CPPO do: results then depend on how the batch is cut."""
     old_logprobs: Literal["auto", "sampled", "scored"] = "auto"
     """Where the old policy's log-probabilities come from; "auto" takes the sampler's own where it is
     exact."""

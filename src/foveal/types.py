@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
+from pydantic import Field
 from torch import Tensor
 
 from foveal.keys import Key
@@ -29,7 +30,10 @@ PRESERVED: ViewName = "preserved"
 IMAGE_MARK = "<image>"
 """Stands in a question where a picture stands; a `Problem` has exactly as many marks as pictures."""
 
-Aggregation = Literal["token_mean", "sequence_mean"]
+Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
+"""How a term's tokens become one number: the mean over all tokens; the mean over completions of each one's
+mean; the mean over completions of each one's sum, divided by a constant (`Objective.horizon`).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +119,10 @@ class Inputs:
     truncated: Bool[Tensor, "B"]
     """The completion ended at the length limit."""
     vision: Mapping[ViewName, VisionInputs]
+    sampled_elsewhere: Bool[Tensor, "B"] | None = None
+    """Completions sampled under another view than the clean one: their recorded log-probabilities are not the
+    old policy's. None when there are none.
+    """
     nonfinite_count: int = 0
     """Tokens left out of `completion_mask` because their recorded log-probability was not finite."""
 
@@ -122,17 +130,30 @@ class Inputs:
         """The same on a device; prompts and pictures follow when a forward needs them."""
         names = (
             *("prompt_index", "completion_ids", "completion_mask", "sampled_logprobs"),
-            *("rewards", "correct", "lengths", "truncated"),
+            *("rewards", "correct", "lengths", "truncated", "sampled_elsewhere"),
         )
-        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+        found = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: v.to(device) for name, v in found.items() if v is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewScores:
-    """Log-probabilities and full-vocabulary entropy (nats) under one view, without gradient."""
+    """Log-probabilities and full-vocabulary entropy (nats) under one view, without gradient; NaN in rows that
+    were not scored (`Objective.score_rows`).
+    """
 
     logprobs: Float[Tensor, "B T"]
     entropy: Float[Tensor, "B T"]
+    rows: Bool[Tensor, "B"] | None = None
+    """The completions that were scored; None is all."""
+
+    def take(self, rows: Int[Tensor, "K"]) -> "ViewScores":
+        """The scores of some completions."""
+        return ViewScores(
+            logprobs=self.logprobs[rows],
+            entropy=self.entropy[rows],
+            rows=None if self.rows is None else self.rows[rows],
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +199,8 @@ class Term:
     coef: float
     per_token: Float[Tensor, "B T"]
     mask: Bool[Tensor, "B T"]
+    aggregation: Aggregation | None = None
+    """How this term is averaged; None is the objective's way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +219,10 @@ class Objective(Component):
     """
 
     aggregation: Aggregation = "token_mean"
+    horizon: int | None = Field(default=None, ge=1)
+    """Constant number of tokens that "sequence_sum" divides by, such as the completion limit; None divides by
+    1.
+    """
 
     @property
     def score_views(self) -> tuple[ViewName, ...]:
@@ -219,6 +246,22 @@ class Objective(Component):
         """Whether reference log-probabilities are needed."""
         return False
 
+    def at(self, step: int, *, steps: int) -> "Objective":
+        """The objective with the coefficients in force after `step` finished steps of `steps`; itself where
+        nothing is scheduled.
+        """
+        return self
+
+    def scaled(self, factor: float) -> "Objective":
+        """The objective with the weight of what it pays for looking times `factor`; itself without such
+        terms. What holds such terms in check (entropy terms, reference KL) stays.
+        """
+        return self
+
+    def sample_views(self, step: int, *, steps: int) -> Mapping[ViewName, float]:
+        """The share of each group's completions to be sampled under each view; shares add up to 1."""
+        return {CLEAN: 1.0}
+
     def keeps(self, group: Group) -> bool:
         """Whether a graded group enters the batch (dynamic sampling refills what is dropped)."""
         return True
@@ -230,6 +273,12 @@ class Objective(Component):
     def prepare(self, batch: Batch) -> Batch:
         """Choose tokens and weights once a step, from the scores, before the first backward."""
         return batch
+
+    def score_rows(self, view: ViewName, inputs: Inputs) -> Bool[Tensor, "B"]:
+        """Completions whose `view` must be scored before the update; all by default. Scores of others are
+        NaN.
+        """
+        return inputs.completion_mask.any(-1)
 
     def rows(self, view: ViewName, batch: Batch) -> Bool[Tensor, "B"]:
         """Completions whose `view` must be run in the update; all by default."""

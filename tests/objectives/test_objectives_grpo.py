@@ -191,7 +191,7 @@ def test_dapo_keeps_groups_that_are_neither_all_right_nor_all_wrong():
     kept = [group(*pattern) for pattern in [(True, False), (True,) * 63 + (False,), (False, False, True)]]
     dropped = [group(*pattern) for pattern in [(True, True), (False, False), (False,) * 100 + (True,)]]
     assert all(DAPO().keeps(g) for g in kept) and not any(DAPO().keeps(g) for g in dropped)
-    assert not DAPO(accuracy_low=0.5).keeps(group(True, False)), "the bound itself is outside"
+    assert not DAPO(filter_low=0.5).keeps(group(True, False)), "the bound itself is outside"
     assert all(DAPO(filter_groups=False).keeps(g) for g in kept + dropped)
 
 
@@ -215,7 +215,7 @@ def test_dapo_shapes_rewards_by_all_tokens_of_a_completion_before_comparing_them
     [
         ({"overlong_buffer": 5}, "overlong_buffer 5 needs a max_length"),
         ({"overlong_buffer": 5, "max_length": 4}, "got 4; set max_length"),
-        ({"accuracy_low": 0.9, "accuracy_high": 0.1}, "accuracy_low 0.9 is not below accuracy_high 0.1"),
+        ({"filter_low": 0.9, "filter_high": 0.1}, "filter_low 0.9 is not below filter_high 0.1"),
         ({"clip_low": 1.0}, "less than 1"),
         ({"dual_clip": 1.0}, "greater than 1"),
     ],

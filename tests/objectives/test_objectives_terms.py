@@ -1,5 +1,6 @@
 import doctest
 import math
+from dataclasses import replace
 
 import hypothesis.strategies as st
 import pytest
@@ -20,11 +21,13 @@ from foveal.objectives.terms import (
     masked_mean,
     masked_sum,
     scatter_tokens,
+    select_above_quantile,
     select_top,
     spread_weights,
+    term_mean,
 )
 from foveal.spec import FovealError
-from foveal.types import Count
+from foveal.types import Count, Term
 from objective_batches import ragged
 
 NAN, INF = float("nan"), float("inf")
@@ -55,6 +58,8 @@ def looped_mean(values: torch.Tensor, mask: torch.Tensor, aggregation: str) -> f
         return 0.0
     if aggregation == "token_mean":
         return sum(map(sum, rows)) / sum(map(len, rows))
+    if aggregation == "sequence_sum":
+        return sum(map(sum, rows)) / len(rows)
     return sum(sum(row) / len(row) for row in rows) / len(rows)
 
 
@@ -85,12 +90,41 @@ def test_aggregate_by_hand():
     mask = ragged([3, 1], 3)
     assert aggregate(values, mask, aggregation="token_mean", count=count(mask)).item() == 4.0
     assert aggregate(values, mask, aggregation="sequence_mean", count=count(mask)).item() == 6.0
+    assert aggregate(values, mask, aggregation="sequence_sum", count=count(mask)).item() == 8.0
+    assert aggregate(values, mask, aggregation="sequence_sum", count=count(mask), horizon=4).item() == 2.0
     half = Count(tokens=8.0, sequences=4.0)
     assert aggregate(values, mask, aggregation="token_mean", count=half).item() == 2.0
     assert aggregate(values, mask, aggregation="sequence_mean", count=half).item() == 3.0
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_a_term_is_averaged_in_its_own_way_where_it_has_one():
+    values = torch.tensor([[1.0, 2.0, 3.0], [10.0, 99.0, 99.0]])
+    mask = ragged([3, 1], 3)
+    plain = Term(name="x", coef=1.0, per_token=values, mask=mask)
+    own = replace(plain, aggregation="token_mean")
+    assert term_mean(plain, aggregation="sequence_mean", count=count(mask)).item() == 6.0
+    assert term_mean(own, aggregation="sequence_mean", count=count(mask)).item() == 4.0
+
+
+def test_select_above_quantile_interpolates_keeps_ties_and_never_hides_a_nan():
+    row = torch.tensor([[4.0, 1.0, 3.0, 2.0, 9.0]])
+    mask = ragged([4], 5)
+    # Quantile 0.6 of 1, 2, 3, 4 is 1 + 0.6 * 3 = 2.8; the 9 is padding.
+    found = select_above_quantile(row, mask, fraction=0.4)
+    assert found.tolist() == [[True, False, True, False, False]]
+    assert select_above_quantile(torch.ones(1, 5), mask, fraction=0.2).equal(mask)
+    assert not select_above_quantile(row, torch.zeros_like(mask), fraction=0.5).any()
+    broken = torch.tensor([[NAN, 1.0, 3.0, 2.0, 0.0]])
+    assert select_above_quantile(broken, mask, fraction=0.4).tolist() == [[True, False, True, False, False]]
+    assert select_above_quantile(
+        torch.ones(2, 0), torch.ones(2, 0, dtype=torch.bool), fraction=0.5
+    ).shape == (
+        2,
+        0,
+    )
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum"])
 def test_aggregate_of_nothing_is_zero_with_zero_gradient_and_a_nan_that_counts_stays(aggregation):
     values = torch.full((2, 3), NAN, requires_grad=True)
     empty = torch.zeros(2, 3, dtype=torch.bool)
@@ -103,11 +137,11 @@ def test_aggregate_of_nothing_is_zero_with_zero_gradient_and_a_nan_that_counts_s
 
 def test_aggregate_refuses_an_unknown_aggregation():
     mask = ragged([1], 1)
-    with pytest.raises(FovealError, match="'mean'.*'token_mean' or 'sequence_mean'"):
+    with pytest.raises(FovealError, match="'mean'.*'token_mean', 'sequence_mean' or 'sequence_sum'"):
         aggregate(torch.ones(1, 1), mask, aggregation="mean", count=count(mask))
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum"])
 @settings(deadline=None, max_examples=60)
 @given(case=ragged_cases(), seed=st.integers(0, 99))
 def test_aggregate_equals_a_loop_and_does_not_depend_on_the_split_into_rows(aggregation, case, seed):
@@ -295,7 +329,7 @@ def test_select_top_rounds_as_asked_takes_all_ties_and_none_of_an_empty_row():
     assert select_top(torch.ones(2, 0), torch.ones(2, 0, dtype=torch.bool), fraction=0.5).shape == (2, 0)
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum"])
 @settings(deadline=None, max_examples=60)
 @given(case=ragged_cases(), seed=st.integers(0, 99))
 def test_spread_weights_turn_a_mean_over_the_mask_into_one_over_the_selection(aggregation, case, seed):

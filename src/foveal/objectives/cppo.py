@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from foveal.objectives.extension import Extension, join_views
 from foveal.objectives.terms import (
     KL_VALUE_LIMIT,
+    Estimator,
     Rounding,
     exact_kl,
     kl_estimate,
@@ -22,7 +23,18 @@ from foveal.objectives.terms import (
     zero_outside,
 )
 from foveal.spec import FovealError
-from foveal.types import CLEAN, PRESERVED, REMOVED, Batch, Term, TokenStats, ViewName, ViewScores
+from foveal.types import (
+    CLEAN,
+    PRESERVED,
+    REMOVED,
+    Batch,
+    Inputs,
+    Objective,
+    Term,
+    TokenStats,
+    ViewName,
+    ViewScores,
+)
 
 CONTRASTIVE_PERCEPTION = "contrastive_perception"
 
@@ -69,7 +81,8 @@ class CPPO(Extension):
     KL+ = KL(clean || preserved), KL- = KL(clean || removed).
     Perception tokens: see `perception_tokens`; with `gate`, only where the advantage is positive.
     Gradient flows into all three branches (with k1 into the preserved and removed ones alone: the clean
-    log-probability cancels). A completion without a perception token needs no perturbed forward (`rows`).
+    log-probability cancels). A completion without a perception token needs no perturbed forward (`rows`), one
+    that cannot get any because of the gate needs no scoring (`score_rows`).
 
     The tokens are chosen once a step from the scores (`select_in = "scoring"`), so that the number averaged
     over is known for the whole mini-batch and no result depends on the micro-batch split.
@@ -85,9 +98,12 @@ class CPPO(Extension):
 
     type: str = "cppo"
     cpl_coef: float = Field(default=0.01, ge=0)
-    """lambda, official scripts."""
+    """lambda; official scripts."""
     tau: float = Field(default=0.1, gt=0)
     """Temperature of the contrast, nats; official scripts."""
+    selection: Literal["entropy", "all"] = "entropy"
+    """Perception tokens by the rise in entropy, or all tokens of a completion (an ablation of the official
+    code)."""
     perception_fraction: float = Field(default=0.5, gt=0, le=1)
     """Share of the tokens with rising entropy that are chosen in each completion; official scripts."""
     score: Literal["absolute", "relative"] = "absolute"
@@ -95,11 +111,13 @@ class CPPO(Extension):
     code)."""
     rounding: Rounding = "floor"
     """Of the number chosen: "floor" (verl variant) or "ceil" (AReaL variant)."""
+    candidates: Literal["completion", "all_places"] = "completion"
+    """Where tokens are ranked and chosen: among completion tokens, or at padded places too (verl variant)."""
     gate: bool = True
-    """Only completions with positive advantage."""
-    divergence: Literal["k3", "k1", "exact"] = "k3"
-    """k3 of the sampled token (verl variant), k1 (AReaL variant), or "exact" over the vocabulary, as the
-    paper describes: dearer, [K V] a view."""
+    """Only tokens with positive advantage."""
+    divergence: Estimator | Literal["exact"] = "k3"
+    """k3 of the sampled token (verl variant; it takes any estimator), k1 (AReaL variant), or "exact" over the
+    vocabulary, as the paper describes: dearer, [K V] a view."""
     k1_limit: float | None = Field(default=KL_VALUE_LIMIT, gt=0)
     """k1 values are clamped to +- this, nats (AReaL variant); none in the verl variant."""
     select_in: Literal["scoring", "update"] = "scoring"
@@ -109,10 +127,19 @@ class CPPO(Extension):
     preserved_view: ViewName = PRESERVED
     """Name of the view whose pictures look different but say the same."""
 
+    def scaled(self, factor: float) -> Objective:
+        """With lambda times `factor`."""
+        base = self.base.scaled(factor)
+        return self.model_copy(update={"base": base, "cpl_coef": self.cpl_coef * factor})
+
+    @property
+    def _ranks_scores(self) -> bool:
+        return self.cpl_coef > 0 and self.select_in == "scoring" and self.selection == "entropy"
+
     @property
     def score_views(self) -> tuple[ViewName, ...]:
         """The base's, and clean and removed when tokens are chosen from the scores."""
-        own = (CLEAN, self.removed_view) if self.cpl_coef > 0 and self.select_in == "scoring" else ()
+        own = (CLEAN, self.removed_view) if self._ranks_scores else ()
         return join_views(*self.base.score_views, *own)
 
     @property
@@ -121,17 +148,28 @@ class CPPO(Extension):
         own = (CLEAN, self.preserved_view, self.removed_view) if self.cpl_coef > 0 else ()
         return join_views(*self.base.update_views, *own)
 
+    def score_rows(self, view: ViewName, inputs: Inputs) -> Bool[Tensor, "B"]:
+        """Completions that may get a perception token: with the gate, those of positive advantage."""
+        rows = super().score_rows(view, inputs)
+        if not self._ranks_scores or view not in (CLEAN, self.removed_view):
+            return rows
+        used = self.advantages(inputs) > 0 if self.gate else inputs.completion_mask
+        return rows | used.any(-1)
+
     def prepare(self, batch: Batch) -> Batch:
         """Choose the perception tokens of the step into `selections["contrastive_perception"]`."""
         batch = super().prepare(batch)
         if self.cpl_coef == 0 or self.select_in == "update":
             return batch
-        selected = self._select(batch, self._scored(batch, CLEAN), self._scored(batch, self.removed_view))
+        if self.selection == "all":
+            selected = self._candidates(batch)
+        else:
+            selected = self._select(batch, self._scored(batch, CLEAN), self._scored(batch, self.removed_view))
         return replace(batch, selections={**batch.selections, CONTRASTIVE_PERCEPTION: selected})
 
     def rows(self, view: ViewName, batch: Batch) -> Bool[Tensor, "B"]:
         """Completions with a perception token; those that may get one when tokens are chosen in the
-        update."""
+        update. Never those of zero advantage while the gate is on."""
         rows = super().rows(view, batch)
         if self.cpl_coef == 0 or view not in (CLEAN, self.preserved_view, self.removed_view):
             return rows
@@ -181,32 +219,38 @@ class CPPO(Extension):
                 Term(name="perception/preserved_kl", coef=0.0, per_token=preserved.detach(), mask=selected),
                 Term(name="perception/removed_kl", coef=0.0, per_token=removed.detach(), mask=selected),
             ]
-            if self.select_in == "update":
-                return measures
-            clean_score, removed_score = self._scored(batch, CLEAN), self._scored(batch, self.removed_view)
-            clean_logprobs = zero_outside(clean_score.logprobs, mask)
-            removed_logprobs = zero_outside(removed_score.logprobs, mask)
-            values = {
-                "kl_prcp": kl_estimate(clean_logprobs, removed_logprobs, estimator="k3"),
-                "perception/information_gain": clean_logprobs - removed_logprobs,
-                "perception/entropy_shift": zero_outside(removed_score.entropy - clean_score.entropy, mask),
-            }
-        return measures + [
-            Term(name=name, coef=0.0, per_token=value, mask=mask) for name, value in values.items()
-        ]
+            return measures + (self._scored_measures(batch) if self._ranks_scores else [])
+
+    def _scored_measures(self, batch: Batch) -> list[Term]:
+        """What the scores tell of the removed view, on the completions that were scored under both."""
+        mask = batch.inputs.completion_mask
+        clean, removed = self._scored(batch, CLEAN), self._scored(batch, self.removed_view)
+        for scores in (clean, removed):
+            mask = mask if scores.rows is None else mask & scores.rows.unsqueeze(-1)
+        logprobs = zero_outside(clean.logprobs, mask)
+        removed_logprobs = zero_outside(removed.logprobs, mask)
+        values = {
+            "kl_prcp": kl_estimate(logprobs, removed_logprobs, estimator="k3"),
+            "perception/information_gain": logprobs - removed_logprobs,
+            "perception/entropy_shift": zero_outside(removed.entropy - clean.entropy, mask),
+        }
+        return [Term(name=name, coef=0.0, per_token=value, mask=mask) for name, value in values.items()]
 
     def _candidates(self, batch: Batch) -> Bool[Tensor, "B T"]:
         """Tokens that may be chosen: all of a completion, or with the gate those of positive advantage."""
         mask = batch.inputs.completion_mask
+        if self.candidates == "all_places" and self.selection == "entropy":
+            mask = torch.ones_like(mask)
         return mask & (batch.advantages > 0) if self.gate else mask
 
     def _select(
         self, batch: Batch, clean: ViewScores | TokenStats, removed: ViewScores | TokenStats
     ) -> Bool[Tensor, "B T"]:
+        mask = batch.inputs.completion_mask
         tokens = perception_tokens(
             clean.entropy,
             removed.entropy,
-            batch.inputs.completion_mask,
+            torch.ones_like(mask) if self.candidates == "all_places" else mask,
             fraction=self.perception_fraction,
             score=self.score,
             rounding=self.rounding,
@@ -224,6 +268,8 @@ class CPPO(Extension):
     def _chosen(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> Bool[Tensor, "B T"]:
         if self.select_in == "scoring":
             return self._selected(batch)
+        if self.selection == "all":
+            return self._candidates(batch)
         return self._select(batch, now[CLEAN], now[self.removed_view])
 
     def _scored(self, batch: Batch, view: ViewName) -> ViewScores:
@@ -253,7 +299,6 @@ class CPPO(Extension):
     def _sampled_kl(
         self, logprobs: Float[Tensor, "B T"], other: Float[Tensor, "B T"]
     ) -> Float[Tensor, "B T"]:
-        if self.divergence != "k1":
-            return kl_estimate(logprobs, other, estimator="k3")
-        kl = kl_estimate(logprobs, other, estimator="k1")
-        return kl if self.k1_limit is None else kl.clamp(-self.k1_limit, self.k1_limit)
+        kl = kl_estimate(logprobs, other, estimator="k3" if self.divergence == "exact" else self.divergence)
+        limit = self.k1_limit if self.divergence == "k1" else None
+        return kl if limit is None else kl.clamp(-limit, limit)

@@ -1,14 +1,14 @@
 """DAPO: GRPO's surrogate with a higher upper clip, a token mean, dynamic sampling and a soft limit on
 length."""
 
-from collections.abc import Mapping
+from typing import Literal
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from foveal.objectives.grpo import Advantage, group_advantages, policy_masks, policy_measures, policy_terms
-from foveal.types import CLEAN, Aggregation, Batch, Group, Inputs, Objective, Term, TokenStats, ViewName
+from foveal.objectives.surrogate import Surrogate
+from foveal.types import Aggregation, Group, Inputs
 
 
 def overlong_penalty(
@@ -22,7 +22,7 @@ def overlong_penalty(
     return -factor * excess.clamp(0.0, 1.0)
 
 
-class DAPO(Objective):
+class DAPO(Surrogate):
     """Decoupled clip and dynamic sampling policy optimisation.
 
     GRPO with clip_high > clip_low, the mean over all tokens of the mini-batch, no reference KL; groups that
@@ -36,21 +36,15 @@ class DAPO(Objective):
 
     type: str = "dapo"
     aggregation: Aggregation = "token_mean"
-    clip_low: float = Field(default=0.2, ge=0, lt=1)
-    """Ratios below 1 - clip_low earn nothing more."""
     clip_high: float = Field(default=0.28, ge=0)
     """Ratios above 1 + clip_high earn nothing more: room for unlikely tokens to grow. arXiv:2503.14476."""
-    dual_clip: float | None = Field(default=None, gt=1)
-    """Bound on the loss of a token with negative advantage, times |A|; none in the paper, 3.0 in PAPO's
-    code."""
-    kl_coef: float = Field(default=0.0, ge=0)
-    """beta of the KL to the reference policy; the paper removes it."""
-    advantage: Advantage = "group_std"
     filter_groups: bool = True
     """Dynamic sampling: drop groups that carry no signal."""
-    accuracy_low: float = Field(default=0.01, ge=0, le=1)
-    """A group is kept when its share of right answers is strictly above this; PAPO's scripts."""
-    accuracy_high: float = Field(default=0.99, ge=0, le=1)
+    filter_on: Literal["accuracy", "reward"] = "accuracy"
+    """What is averaged over a group: right answers (PAPO's scripts), or rewards (its yaml files)."""
+    filter_low: float = Field(default=0.01, ge=0, le=1)
+    """A group is kept when that mean is strictly above this; PAPO's scripts."""
+    filter_high: float = Field(default=0.99, ge=0, le=1)
     """... and strictly below this; PAPO's scripts."""
     overlong_buffer: int = Field(default=0, ge=0)
     """Tokens before `max_length` over which the length penalty grows; 0 turns it off. The paper: 4096 of
@@ -67,23 +61,17 @@ class DAPO(Objective):
                 f"overlong_buffer {self.overlong_buffer} needs a max_length of at least as many tokens, got "
                 f"{self.max_length}; set max_length to the limit of completions, or overlong_buffer = 0"
             )
-        if self.accuracy_low >= self.accuracy_high:
+        if self.filter_low >= self.filter_high:
             raise ValueError(
-                f"accuracy_low {self.accuracy_low} is not below accuracy_high {self.accuracy_high}, so no "
+                f"filter_low {self.filter_low} is not below filter_high {self.filter_high}, so no "
                 "group is kept; lower the one, raise the other, or set filter_groups = false"
             )
         return self
 
-    @property
-    def uses_reference(self) -> bool:
-        """Reference log-probabilities are needed for the KL term alone."""
-        return self.kl_coef > 0
-
     def keeps(self, group: Group) -> bool:
-        """Whether the share of right answers lies strictly between the bounds (always, without
-        `filter_groups`)."""
-        accuracy = sum(group.correct) / len(group.correct)
-        return not self.filter_groups or self.accuracy_low < accuracy < self.accuracy_high
+        """Whether the group's mean lies strictly between the bounds (always, without `filter_groups`)."""
+        values = group.correct if self.filter_on == "accuracy" else group.rewards
+        return not self.filter_groups or self.filter_low < sum(values) / len(values) < self.filter_high
 
     def shaped_rewards(self, inputs: Inputs) -> Float[Tensor, "B"]:
         """Rewards with the length penalty added; the rewards themselves when it is off."""
@@ -96,28 +84,3 @@ class DAPO(Objective):
             factor=self.overlong_factor,
         )
         return inputs.rewards + penalty.to(inputs.rewards)
-
-    def advantages(self, inputs: Inputs) -> Float[Tensor, "B T"]:
-        """Group-relative advantages of the shaped rewards."""
-        return group_advantages(self.shaped_rewards(inputs), inputs, advantage=self.advantage)
-
-    def masks(self, batch: Batch) -> Mapping[str, Bool[Tensor, "B T"]]:
-        """All completion tokens for each term."""
-        return policy_masks(batch, kl_coef=self.kl_coef)
-
-    def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """`surrogate`, and `reference_kl` when kl_coef > 0."""
-        return policy_terms(
-            batch,
-            now[CLEAN],
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-            kl_coef=self.kl_coef,
-        )
-
-    def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """Clip fractions, entropy and the KL moved since the old policy."""
-        return policy_measures(
-            batch, now[CLEAN], clip_low=self.clip_low, clip_high=self.clip_high, dual_clip=self.dual_clip
-        )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foveal.objectives import REGISTRY
 from foveal.objectives.grpo import GRPO
+from foveal.objectives.presets import with_preset
 from foveal.spec import ConfigError, build_component
 from foveal.types import CLEAN, Batch, Group, Inputs, Objective, Term, TokenStats, ViewName
 
@@ -37,20 +38,36 @@ class Extension(Objective):
 
     base: SerializeAsAny[Objective] = Field(default_factory=GRPO)
     """The objective held, as a table with a `type`."""
+    preset: str | None = None
+    """Name of published settings that fill in what is not given (`foveal.objectives.presets`)."""
 
     @model_validator(mode="before")
     @classmethod
     def _follow_base(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
+        data = with_preset(data, method=cls.model_fields["type"].default)
         base = build_objective(data.get("base", "grpo"))
-        own = data.get("aggregation", base.aggregation)
-        if own != base.aggregation:
-            raise ValueError(
-                f"aggregation {own!r} differs from the base's {base.aggregation!r}; both are averaged alike, "
-                "so set objective.base.aggregation alone"
-            )
-        return {**data, "base": base, "aggregation": base.aggregation}
+        followed = {key: getattr(base, key) for key in ("aggregation", "horizon")}
+        for key, value in followed.items():
+            if data.get(key, value) != value:
+                raise ValueError(
+                    f"{key} {data[key]!r} differs from the base's {value!r}; both are averaged alike, "
+                    f"so set objective.base.{key} alone"
+                )
+        return {**data, "base": base, **followed}
+
+    def at(self, step: int, *, steps: int) -> Objective:
+        """With the base as scheduled."""
+        return self.model_copy(update={"base": self.base.at(step, steps=steps)})
+
+    def scaled(self, factor: float) -> Objective:
+        """With the base's perception terms scaled."""
+        return self.model_copy(update={"base": self.base.scaled(factor)})
+
+    def sample_views(self, step: int, *, steps: int) -> Mapping[ViewName, float]:
+        """Those of the base."""
+        return self.base.sample_views(step, steps=steps)
 
     @property
     def score_views(self) -> tuple[ViewName, ...]:
@@ -78,6 +95,12 @@ class Extension(Objective):
     def prepare(self, batch: Batch) -> Batch:
         """What the base chooses."""
         return self.base.prepare(batch)
+
+    def score_rows(self, view: ViewName, inputs: Inputs) -> Bool[Tensor, "B"]:
+        """Completions for which the base scores `view`; none when it does not use the view."""
+        if view in self.base.score_views:
+            return self.base.score_rows(view, inputs)
+        return torch.zeros_like(inputs.correct)
 
     def rows(self, view: ViewName, batch: Batch) -> Bool[Tensor, "B"]:
         """Completions for which the base runs `view`; none when it does not use the view."""

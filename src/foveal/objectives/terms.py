@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from foveal.spec import FovealError
-from foveal.types import Aggregation, Count
+from foveal.types import Aggregation, Count, Term
 
 LOG_RATIO_LIMIT = 20.0
 """Log-ratios are clamped to +-20 nats before the exponential: e^20 = 4.9e8 is far outside any clipping range,
@@ -59,12 +59,19 @@ def count(mask: Bool[Tensor, "B T"]) -> Count:
 
 
 def aggregate(
-    per_token: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, aggregation: Aggregation, count: Count
+    per_token: Float[Tensor, "B T"],
+    mask: Bool[Tensor, "B T"],
+    *,
+    aggregation: Aggregation,
+    count: Count,
+    horizon: int | None = None,
 ) -> Float[Tensor, ""]:
     """The share of these rows in a term's mean over the mini-batch; shares of micro-batches add up to it.
 
     token_mean: sum_it x_it m_it / tokens.
     sequence_mean: sum_i (sum_t x_it m_it / n_i) / sequences, n_i = sum_t m_it.
+    sequence_sum: sum_i (sum_t x_it m_it / horizon) / sequences; a long completion counts for more, as in
+    Dr.GRPO (arXiv:2503.20783).
 
     `count` holds the denominators of the whole mini-batch over all micro-batches and ranks (`count` of its
     mask); a row is never split over micro-batches. A count of 0 gives 0.
@@ -75,9 +82,26 @@ def aggregate(
     elif aggregation == "sequence_mean":
         own = mask.sum(-1).clamp(min=1)
         total, denominator = (masked_sum(per_token, mask, dim=-1) / own).sum(), count.sequences
+    elif aggregation == "sequence_sum":
+        total, denominator = masked_sum(per_token, mask) / (horizon or 1), count.sequences
     else:
-        raise FovealError(f"aggregation {aggregation!r} is unknown; use 'token_mean' or 'sequence_mean'")
+        raise FovealError(
+            f"aggregation {aggregation!r} is unknown; use 'token_mean', 'sequence_mean' or 'sequence_sum'"
+        )
     return total / denominator if denominator > 0 else total * 0.0
+
+
+def term_mean(
+    term: Term, *, aggregation: Aggregation, count: Count, horizon: int | None = None
+) -> Float[Tensor, ""]:
+    """The mean of a term (without its coefficient) as `aggregate`, in its own way where it has one."""
+    return aggregate(
+        term.per_token,
+        term.mask,
+        aggregation=term.aggregation or aggregation,
+        count=count,
+        horizon=horizon,
+    )
 
 
 def log_ratio(logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
@@ -234,6 +258,25 @@ def select_top(
     return eligible & (scores >= ranked.gather(-1, wanted - 1))
 
 
+def select_above_quantile(
+    values: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, fraction: float
+) -> Bool[Tensor, "B T"]:
+    """Tokens of each row's mask that are not below the row's (1 - fraction) quantile (linear interpolation).
+    No gradient. A NaN is never left out, so that it stays one.
+
+    >>> everything = torch.ones(1, 5, dtype=torch.bool)
+    >>> select_above_quantile(torch.tensor([[1.0, 5.0, 3.0, 2.0, 4.0]]), everything, fraction=0.4).tolist()
+    [[False, True, False, False, True]]
+
+    Source: the token choice of PAPO's code (arXiv:2507.06448, `kl_prcp_token_level_mask`).
+    """
+    if values.shape[-1] == 0:
+        return mask
+    known = values.detach().masked_fill(~mask, math.nan)
+    threshold = known.nanquantile(1 - fraction, dim=-1, keepdim=True)
+    return mask & ~(known < threshold)
+
+
 def spread_weights(
     selected: Bool[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, aggregation: Aggregation
 ) -> Float[Tensor, "B T"]:
@@ -248,5 +291,7 @@ def spread_weights(
     if aggregation == "token_mean":
         return chosen * (mask.sum() / selected.sum().clamp(min=1))
     rows = mask.any(-1).sum() / selected.any(-1).sum().clamp(min=1)
+    if aggregation == "sequence_sum":
+        return chosen * rows
     own = mask.sum(-1, keepdim=True) / selected.sum(-1, keepdim=True).clamp(min=1)
     return chosen * own * rows

@@ -129,6 +129,7 @@ class Run:
             mini_batches=settings.mini_batches,
             max_grad_norm=settings.max_grad_norm,
             score_old=settings.old_logprobs == "scored",
+            average_over=settings.average_over,
         )
         self.state = State()
         self.order = _Order(len(self.problems), seed=config.seed)
@@ -193,13 +194,14 @@ class Run:
 
     def _one_step(self, folder: RunFolder) -> None:
         config, step = self.config, self.state.step
+        objective = config.objective.at(step, steps=config.steps)
         clock = _Clock()
         groups, drawn = self._sample(step)
         clock.lap("sample_s")
         inputs = collate(
             groups,
             processor=self.policy.processor,
-            views=config.objective.views,
+            views=objective.views,
             perturbations=config.perturbations,
             key=(config.seed, step),
         )
@@ -211,7 +213,7 @@ class Run:
             self.reference,
             self.optimizer,
             inputs.to(self.policy.device),
-            config.objective,
+            objective,
             self.step_settings,
         )
         clock.lap("update_s")

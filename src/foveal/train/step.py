@@ -4,11 +4,12 @@ come from."""
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from foveal.objectives.terms import aggregate, count, zero_outside
+from foveal.objectives.terms import count, term_mean, zero_outside
 from foveal.policy.forward import micro_batches
 from foveal.policy.model import Policy
 from foveal.types import (
@@ -38,7 +39,11 @@ class StepSettings:
     mini_batches: int = 1
     max_grad_norm: float = 1.0
     score_old: bool = False
-    """Score the old log-probabilities; otherwise the sampler's own are taken."""
+    """Score the old log-probabilities; otherwise the sampler's own are taken where it saw the clean
+    pictures."""
+    average_over: Literal["mini_batch", "micro_batch"] = "mini_batch"
+    """What a term is averaged over; "micro_batch" takes the mean of micro-batch means, as the official codes
+    do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,28 +84,64 @@ def score(
     inputs: Inputs, policy: Policy, reference: Policy | None, objective: Objective, settings: StepSettings
 ) -> Scores:
     """Everything that is known without gradient before the first update: old, reference and scored views."""
-    wanted = dict.fromkeys(objective.score_views)
+    wanted = {view: objective.score_rows(view, inputs) for view in objective.score_views}
+    unknown = inputs.sampled_elsewhere
     if settings.score_old:
-        wanted[CLEAN] = None
-    found: dict[ViewName, ViewScores] = {view: _score_view(policy, inputs, view, settings) for view in wanted}
+        unknown = torch.ones_like(inputs.correct)
+    if unknown is not None:
+        wanted[CLEAN] = wanted[CLEAN] | unknown if CLEAN in wanted else unknown
+    found = _score_views(policy, inputs, wanted, settings)
     ref_logprobs = None
     if objective.uses_reference:
         if reference is None:
             raise ValueError("the objective uses a reference policy, but none was given")
-        ref_logprobs = _score_view(reference, inputs, CLEAN, settings).logprobs
-    old = found[CLEAN].logprobs if settings.score_old else inputs.sampled_logprobs
-    return Scores(old_logprobs=old, ref_logprobs=ref_logprobs, views=found)
+        every = torch.ones_like(inputs.correct)
+        ref_logprobs = _score_view(reference, inputs, CLEAN, every, settings).logprobs
+    old = inputs.sampled_logprobs
+    if unknown is not None:
+        old = torch.where(unknown.unsqueeze(-1), found[CLEAN].logprobs, old)
+    views = {view: found[view] for view in objective.score_views}
+    return Scores(old_logprobs=old, ref_logprobs=ref_logprobs, views=views)
 
 
-def _score_view(policy: Policy, inputs: Inputs, view: ViewName, settings: StepSettings) -> ViewScores:
+def _score_views(
+    policy: Policy, inputs: Inputs, wanted: Mapping[ViewName, Tensor], settings: StepSettings
+) -> dict[ViewName, ViewScores]:
+    """The wanted completions (Bool [B]) of each view.
+
+    Without a picture every view is the clean one: its scores are taken over, so that differences between
+    views are exactly 0 there and not rounding.
+    """
+    blind = torch.tensor([not len(inputs.prompts[p].grids) for p in inputs.prompt_index.tolist()])
+    blind = blind.to(inputs.correct) & wanted.get(CLEAN, torch.zeros_like(inputs.correct))
+    found: dict[ViewName, ViewScores] = {}
+    for view in sorted(wanted, key=lambda name: name != CLEAN):
+        rows = wanted[view]
+        if view == CLEAN:
+            found[view] = _score_view(policy, inputs, view, rows, settings)
+            continue
+        scores = _score_view(policy, inputs, view, rows & ~blind, settings)
+        taken = (rows & blind).nonzero()[:, 0]
+        if len(taken):
+            scores.logprobs[taken] = found[CLEAN].logprobs[taken]
+            scores.entropy[taken] = found[CLEAN].entropy[taken]
+        found[view] = replace(scores, rows=rows)
+    return found
+
+
+def _score_view(
+    policy: Policy, inputs: Inputs, view: ViewName, chosen: Tensor, settings: StepSettings
+) -> ViewScores:
+    """Scores of the chosen completions (Bool [B]), NaN in the others."""
     wide = torch.promote_types(next(policy.parameters()).dtype, torch.float32)
-    logprobs = torch.zeros_like(inputs.sampled_logprobs, dtype=wide)
-    entropy = torch.zeros_like(logprobs)
+    logprobs = torch.full_like(inputs.sampled_logprobs, math.nan, dtype=wide)
+    entropy = torch.full_like(logprobs, math.nan)
     with torch.no_grad():
-        for rows in micro_batches(inputs, tokens=settings.micro_batch_tokens):
+        places = chosen.nonzero()[:, 0].cpu()
+        for rows in micro_batches(inputs, tokens=settings.micro_batch_tokens, rows=places):
             stats = policy(select_inputs(inputs, rows), view, temperature=settings.temperature)
             logprobs[rows], entropy[rows] = stats.logprobs.to(wide), stats.entropy.to(wide)
-    return ViewScores(logprobs=logprobs, entropy=entropy)
+    return ViewScores(logprobs=logprobs, entropy=entropy, rows=chosen)
 
 
 def prepare(inputs: Inputs, scores: Scores, objective: Objective) -> Batch:
@@ -116,9 +157,14 @@ def accumulate(
 
     `rows` are the places of the mini-batch's completions in the step's batch.
     """
-    counts = {name: count(mask) for name, mask in objective.masks(mini).items()}
-    for part in micro_batches(mini.inputs, tokens=settings.micro_batch_tokens):
+    whole = {name: count(mask) for name, mask in objective.masks(mini).items()}
+    parts = micro_batches(mini.inputs, tokens=settings.micro_batch_tokens)
+    for part in parts:
         micro = select(mini, part)
+        counts, share = whole, 1.0
+        if settings.average_over == "micro_batch":
+            counts = {name: count(mask) for name, mask in objective.masks(micro).items()}
+            share = 1.0 / len(parts)
         now = {
             view: policy(
                 micro.inputs, view, rows=objective.rows(view, micro), temperature=settings.temperature
@@ -126,21 +172,24 @@ def accumulate(
             for view in objective.update_views
         }
         terms = objective.terms(micro, now)
-        loss = sum_terms(terms, counts, objective)
+        loss = share * sum_terms(terms, counts, objective)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
-        _watch(tally, objective, micro, now, terms, counts, places=rows[part])
+        _watch(tally, objective, micro, now, terms, counts, share=share, places=rows[part])
 
 
 def sum_terms(terms: Iterable[Term], counts: Mapping[str, Count], objective: Objective) -> Tensor:
     """The loss: sum over terms of coef times the mean over the term's mask, with the given denominators."""
     total = torch.zeros(())
     for term in terms:
-        value = aggregate(
-            term.per_token, term.mask, aggregation=objective.aggregation, count=counts[term.name]
-        )
-        total = total + term.coef * value
+        total = total + term.coef * _mean(term, counts, objective)
     return total
+
+
+def _mean(term: Term, counts: Mapping[str, Count], objective: Objective) -> Tensor:
+    return term_mean(
+        term, aggregation=objective.aggregation, count=counts[term.name], horizon=objective.horizon
+    )
 
 
 def _watch(
@@ -151,25 +200,26 @@ def _watch(
     terms: Sequence[Term],
     counts: Mapping[str, Count],
     *,
+    share: float,
     places: Tensor,
 ) -> None:
-    """Log what this micro-batch saw."""
+    """Log what this micro-batch saw; `share` is the weight of its means in the loss."""
     with torch.no_grad():
         size = tally.per_token["sampled_logprobs"].shape
         for term in terms:
             tally.add(term, places, size)
-            value = aggregate(
-                term.per_token, term.mask, aggregation=objective.aggregation, count=counts[term.name]
-            )
-            tally.losses[term.name] = tally.losses.get(term.name, 0.0) + term.coef * float(value)
+            mean = _mean(term, counts, objective)
+            tally.losses[term.name] = tally.losses.get(term.name, 0.0) + share * term.coef * float(mean)
         for measure in objective.measures(micro, now):
             tally.add(measure, places, size)
         if CLEAN in now:
             mask = micro.inputs.completion_mask
             drift = zero_outside(now[CLEAN].logprobs - micro.scores.old_logprobs, mask).abs().max()
-            gap = zero_outside(now[CLEAN].logprobs - micro.inputs.sampled_logprobs, mask).abs().max()
             tally.ratio_max = _larger(tally.ratio_max, float(drift.exp()))
             if not tally.norms:
+                if micro.inputs.sampled_elsewhere is not None:
+                    mask = mask & ~micro.inputs.sampled_elsewhere.unsqueeze(-1)
+                gap = zero_outside(now[CLEAN].logprobs - micro.inputs.sampled_logprobs, mask).abs().max()
                 tally.parity_max = _larger(tally.parity_max, float(gap))
 
 
@@ -230,10 +280,7 @@ def select(batch: Batch, rows: Tensor) -> Batch:
         scores=Scores(
             old_logprobs=scores.old_logprobs[rows],
             ref_logprobs=None if scores.ref_logprobs is None else scores.ref_logprobs[rows],
-            views={
-                view: ViewScores(logprobs=found.logprobs[rows], entropy=found.entropy[rows])
-                for view, found in scores.views.items()
-            },
+            views={view: found.take(rows) for view, found in scores.views.items()},
         ),
         advantages=batch.advantages[rows],
         selections={name: mask[rows] for name, mask in batch.selections.items()},
@@ -253,6 +300,7 @@ def select_inputs(inputs: Inputs, rows: Tensor) -> Inputs:
         correct=inputs.correct[rows],
         lengths=inputs.lengths[rows],
         truncated=inputs.truncated[rows],
+        sampled_elsewhere=None if inputs.sampled_elsewhere is None else inputs.sampled_elsewhere[rows],
     )
 
 

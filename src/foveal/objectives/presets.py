@@ -1,0 +1,90 @@
+"""Published settings of the methods' own fields, by name; rollout and optimizer settings are in `configs/`.
+
+`[objective] type = "papo"`, `preset = "g_3b"` fills in what the table does not say itself.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from foveal.spec import ConfigError
+
+_PAPO_BASE: Mapping[str, Any] = {
+    "type": "grpo",
+    "clip_low": 0.2,
+    "clip_high": 0.3,
+    "dual_clip": 3.0,
+    "aggregation": "token_mean",
+}
+_PAPO_G = {**_PAPO_BASE, "kl_coef": 0.01}
+_PAPO_D = {**_PAPO_BASE, "type": "dapo", "clip_high": 0.28, "kl_coef": 0.0}
+_CPPO_BASE = {**_PAPO_BASE, "clip_high": 0.2}
+_DOUBLE_ENTROPY = {"entropy_coef": 0.03, "removed_entropy_coef": 0.03}
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    # arXiv:2507.06448v5 section 4 and Tables 1, 4, 5, 8, 11; scripts of MikeWangWZHL/PAPO.
+    "papo": {
+        "g_3b": {"kl_prcp_coef": 0.02, "base": _PAPO_G},
+        "g_7b": {
+            "kl_prcp_coef": 0.02,
+            "entropy_coef": 0.05,
+            "removed_entropy_coef": 0.05,
+            "base": _PAPO_G,
+        },
+        "g_7b_no_entropy": {"kl_prcp_coef": 0.01, "base": _PAPO_G},
+        "g_no_ref": {"kl_prcp_coef": 0.01, **_DOUBLE_ENTROPY, "base": {**_PAPO_BASE, "kl_coef": 0.0}},
+        "d": {"kl_prcp_coef": 0.01, **_DOUBLE_ENTROPY, "base": _PAPO_D},
+    },
+    # arXiv:2601.00501; "verl" and "areal" are the two official codes (vbdi/cppo), "ours" is the paper's text.
+    "cppo": {
+        "ours": {
+            "score": "absolute",
+            "rounding": "floor",
+            "divergence": "exact",
+            "select_in": "scoring",
+            "base": {**_CPPO_BASE, "kl_coef": 0.01},
+        },
+        "verl": {
+            "score": "relative",
+            "rounding": "floor",
+            "divergence": "k3",
+            "select_in": "update",
+            "candidates": "all_places",
+            "base": {**_CPPO_BASE, "kl_coef": 0.01},
+        },
+        "areal": {
+            "score": "relative",
+            "rounding": "ceil",
+            "divergence": "k1",
+            "k1_limit": 10.0,
+            "select_in": "update",
+            # eps_clip 0.4 either way, no reference KL, no dual clip.
+            "base": {
+                "type": "grpo",
+                "clip_low": 0.4,
+                "clip_high": 0.4,
+                "aggregation": "token_mean",
+            },
+        },
+    },
+}
+"""For each method its presets: keys of its table. Both sizes share "g_no_ref" and "d"."""
+
+
+def with_preset(table: Mapping[str, Any], *, method: str) -> dict[str, Any]:
+    """The table with what its `preset` fills in; what it says itself wins, in the base's table too.
+
+    A `base` of another type, or one that is built already, replaces the preset's as a whole.
+    Raises: ConfigError for an unknown preset, with the known ones.
+    """
+    name = table.get("preset")
+    if name is None:
+        return dict(table)
+    known = PRESETS.get(method, {})
+    if name not in known:
+        have = ", ".join(known) or "none for this method"
+        raise ConfigError(f"{method} has no preset {name!r}; known: {have}; change objective.preset")
+    filled = {**known[name], **table}
+    base, own = known[name].get("base", {}), table.get("base")
+    if isinstance(own, Mapping) and own.get("type", base.get("type")) == base.get("type"):
+        filled["base"] = {**base, **own}
+    return filled
