@@ -163,7 +163,8 @@ class PAPO(Extension):
         if self.kl_prcp_coef == 0 or self.weighting == "all":
             return batch
         wrong = self.wrong_weight if self.weighting == "acc_weighted" else 0.0
-        weight = torch.where(batch.inputs.correct, 1.0, wrong).to(batch.advantages)
+        full = batch.advantages.new_ones(len(batch.inputs.correct))
+        weight = torch.where(batch.inputs.correct, full, wrong * full)
         return replace(
             batch, weights={**batch.weights, KL_PRCP: broadcast(weight, batch.inputs.completion_mask)}
         )

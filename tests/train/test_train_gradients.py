@@ -1,0 +1,307 @@
+"""Where gradient flows on a real (tiny) model: which views get any; unused places get exactly none."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from foveal.objectives.cppo import CPPO
+from foveal.objectives.grpo import GRPO
+from foveal.objectives.papo import PAPO
+from foveal.policy import Policy, load_policy
+from foveal.policy.forward import PackedRow
+from foveal.train import step as step_module
+from foveal.train.step import _Tally, accumulate, mini_batch_rows, prepare, score, select, train_step
+from foveal.types import Batch, Inputs, Objective, ViewName
+from train_cases import WHOLE, inputs_of, record, settings
+
+CLEAN, REMOVED, PRESERVED = "clean", "removed", "preserved"
+
+
+@dataclass
+class Seen:
+    """The states that went into the head under a view, with the gradient that came back."""
+
+    states: Tensor
+    row: PackedRow
+
+
+@dataclass
+class Spy:
+    """Keeps the last hidden states of every forward with gradient: they feed the head and nothing else."""
+
+    found: dict[ViewName, Seen] = field(default_factory=dict)
+
+    def watch(self, policy: Policy, patch: pytest.MonkeyPatch) -> "Spy":
+        run = policy._states
+
+        def states(inputs: Inputs, view: ViewName, row: PackedRow) -> Tensor:
+            out = run(inputs, view, row)
+            if out.requires_grad:
+                out.retain_grad()
+                self.found[view] = Seen(out, row)
+            return out
+
+        patch.setattr(policy, "_states", states)
+        return self
+
+    def tokens(self, view: ViewName, size: torch.Size) -> Tensor:
+        """Bool [B, T]: completion tokens whose predicting state got gradient under a view."""
+        reached = torch.zeros(size[0] * size[1], dtype=torch.bool)
+        if view in self.found and self.found[view].states.grad is not None:
+            seen = self.found[view]
+            touched = seen.states.grad.abs().sum(-1) > 0
+            reached[seen.row.place] = touched[seen.row.predict]
+        return reached.view(size)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_folder: Path) -> Policy:
+    torch.set_num_threads(1)
+    return load_policy(str(tiny_folder))
+
+
+@pytest.fixture(scope="module")
+def inputs(policy: Policy) -> Inputs:
+    """Two groups with pictures; the second one's rewards are all equal, and one of it is right."""
+    groups = record(policy)[:2]
+    groups[1] = replace(groups[1], rewards=(0.5,) * 4, correct=(False, True, False, False))
+    return inputs_of(policy, groups)
+
+
+def backward(
+    policy: Policy, inputs: Inputs, objective: Objective, patch: pytest.MonkeyPatch
+) -> tuple[Spy, Batch]:
+    how = settings(tokens=WHOLE)
+    batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
+    spy = Spy().watch(policy, patch)
+    policy.zero_grad(set_to_none=True)
+    tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+    (rows,) = mini_batch_rows(inputs, 1)
+    accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
+    return spy, batch
+
+
+def every(batch: Batch) -> Tensor:
+    return batch.inputs.completion_mask
+
+
+def nothing(batch: Batch) -> Tensor:
+    return torch.zeros_like(batch.inputs.completion_mask)
+
+
+def advantaged(batch: Batch) -> Tensor:
+    return batch.inputs.completion_mask & (batch.advantages != 0)
+
+
+def perceived(batch: Batch) -> Tensor:
+    return batch.selections["contrastive_perception"]
+
+
+def right(batch: Batch) -> Tensor:
+    return batch.inputs.completion_mask & batch.inputs.correct.unsqueeze(-1)
+
+
+def either(*parts: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
+    return lambda batch: torch.stack([part(batch) for part in parts]).any(0)
+
+
+def first_tokens_shared(wanted: Tensor, inputs: Inputs) -> Tensor:
+    """The first tokens of a group are predicted by one state, the prompt's last."""
+    found = wanted.clone()
+    for prompt in range(len(inputs.prompts)):
+        group = inputs.prompt_index == prompt
+        found[group, 0] = wanted[group, 0].any()
+    return found
+
+
+BASE = GRPO(aggregation="token_mean")
+FLOWS: dict[str, tuple[Objective, dict[ViewName, Callable[[Batch], Tensor]]]] = {
+    "grpo": (BASE, {CLEAN: advantaged}),
+    "papo, removed view scored": (PAPO(base=BASE, kl_prcp_coef=0.5), {CLEAN: every}),
+    "papo, removed view with gradient": (
+        PAPO(base=BASE, kl_prcp_coef=0.5, removed_gradient=True),
+        {CLEAN: every, REMOVED: every},
+    ),
+    "papo, exact": (
+        PAPO(base=BASE, kl_prcp_coef=0.5, removed_gradient=True, estimator="exact"),
+        {CLEAN: every, REMOVED: every},
+    ),
+    "papo, right completions alone": (
+        PAPO(base=BASE, kl_prcp_coef=0.5, weighting="correct_only", removed_gradient=True),
+        {CLEAN: either(advantaged, right), REMOVED: right},
+    ),
+    "papo, removed entropy that was scored": (
+        PAPO(base=BASE, kl_prcp_coef=0.0, removed_entropy_coef=0.5),
+        {CLEAN: advantaged},
+    ),
+    "papo, removed entropy with gradient": (
+        PAPO(base=BASE, kl_prcp_coef=0.0, removed_entropy_coef=0.5, removed_gradient=True),
+        {CLEAN: advantaged, REMOVED: every},
+    ),
+    "papo, full entropies": (
+        PAPO(
+            base=BASE,
+            kl_prcp_coef=0.0,
+            entropy_coef=0.1,
+            removed_entropy_coef=0.5,
+            removed_gradient=True,
+            entropy_kind="full",
+        ),
+        {CLEAN: every, REMOVED: every},
+    ),
+    "papo, sft": (PAPO(base=BASE, kl_prcp_coef=0.0, sft_coef=0.5), {CLEAN: either(advantaged, right)}),
+    "cppo": (
+        CPPO(base=BASE, cpl_coef=0.5, tau=1.0),
+        {CLEAN: either(advantaged, perceived), REMOVED: perceived, PRESERVED: perceived},
+    ),
+    "cppo, no gate": (
+        CPPO(base=BASE, cpl_coef=0.5, tau=1.0, gate=False, perception_fraction=0.2),
+        {CLEAN: either(advantaged, perceived), REMOVED: perceived, PRESERVED: perceived},
+    ),
+    "cppo, exact": (
+        CPPO(base=BASE, cpl_coef=0.5, tau=1.0, divergence="exact", gate=False, perception_fraction=0.2),
+        {CLEAN: either(advantaged, perceived), REMOVED: perceived, PRESERVED: perceived},
+    ),
+    "cppo, k1: the clean log-probability cancels": (
+        CPPO(base=BASE, cpl_coef=0.5, tau=1.0, divergence="k1", gate=False, perception_fraction=0.2),
+        {CLEAN: advantaged, REMOVED: perceived, PRESERVED: perceived},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_gradient_reaches_exactly_the_tokens_that_the_method_names(
+    name: str, policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, flows = FLOWS[name]
+    spy, batch = backward(policy, inputs, objective, monkeypatch)
+    size = inputs.completion_mask.shape
+    for view in (CLEAN, REMOVED, PRESERVED):
+        wanted = first_tokens_shared(flows.get(view, nothing)(batch), inputs)
+        found = first_tokens_shared(spy.tokens(view, size), inputs)
+        assert torch.equal(found, wanted), view
+        assert wanted.any() == (view in flows), "the case must show something"
+    assert any(float(p.grad.abs().sum()) > 0 for p in policy.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_no_other_place_of_the_row_gets_any_gradient(
+    name: str, policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective, _ = FLOWS[name]
+    spy, _ = backward(policy, inputs, objective, monkeypatch)
+    assert spy.found
+    for seen in spy.found.values():
+        unused = torch.ones(len(seen.states), dtype=torch.bool)
+        unused[seen.row.predict] = False
+        prompts = sum(seen.row.layout.prompt_lengths)
+        assert int(unused[:prompts].sum()) == prompts - len(seen.row.prompts), "prompt tokens but the last"
+        assert seen.states.grad is not None and seen.states.grad[unused].eq(0).all()
+
+
+def test_a_group_of_equal_rewards_moves_nothing_at_all(policy: Policy, inputs: Inputs) -> None:
+    equal = replace(inputs, rewards=torch.full_like(inputs.rewards, 0.9))
+    batch = prepare(equal, score(equal, policy, None, BASE, settings()), BASE)
+    assert batch.advantages.eq(0).all()
+    policy.zero_grad(set_to_none=True)
+    tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+    (rows,) = mini_batch_rows(equal, 1)
+    accumulate(policy, select(batch, rows), BASE, settings(), tally=tally, rows=rows)
+    assert all(p.grad is None or p.grad.eq(0).all() for p in policy.parameters())
+
+
+def mean_of(policy: Policy, inputs: Inputs, objective: Objective, name: str) -> float:
+    """A term's mean on the policy as it is; nothing is updated."""
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    result = train_step(policy, None, optimizer, inputs, objective, settings())
+    values = result.per_token[name]
+    return float(values[values.isfinite()].mean())
+
+
+@pytest.mark.parametrize(
+    ("objective", "name", "rises"),
+    [
+        (PAPO(base=BASE, kl_prcp_coef=1.0), "kl_prcp", True),
+        (PAPO(base=BASE, kl_prcp_coef=1.0, removed_gradient=True), "kl_prcp", True),
+        (PAPO(base=BASE, kl_prcp_coef=1.0, removed_gradient=True, estimator="exact"), "kl_prcp", True),
+        (CPPO(base=BASE, cpl_coef=1.0, tau=1.0, gate=False), "contrastive_perception", False),
+        (
+            CPPO(base=BASE, cpl_coef=1.0, tau=1.0, gate=False, divergence="exact"),
+            "contrastive_perception",
+            False,
+        ),
+    ],
+    ids=["papo", "papo-gradient", "papo-exact", "cppo", "cppo-exact"],
+)
+def test_one_descent_step_raises_kl_prcp_and_lowers_the_contrastive_loss(
+    objective: Objective, name: str, rises: bool, tiny_folder: Path, inputs: Inputs
+) -> None:
+    # Equal rewards leave the perception term alone; a small plain step must move it its own way.
+    moving = load_policy(str(tiny_folder))
+    equal = replace(inputs, rewards=torch.zeros_like(inputs.rewards))
+    before = mean_of(moving, equal, objective, name)
+    optimizer = torch.optim.SGD(moving.parameters(), lr=0.02)
+    # The sampled estimators compare with the scores of the step: these must stay those of the start.
+    how = settings()
+    batch = prepare(equal, score(equal, moving, None, objective, how), objective)
+    for p in moving.parameters():
+        p.grad = None
+    tally = _Tally(per_token={"sampled_logprobs": equal.sampled_logprobs})
+    (rows,) = mini_batch_rows(equal, 1)
+    accumulate(moving, select(batch, rows), objective, how, tally=tally, rows=rows)
+    optimizer.step()
+    after_tally = _Tally(per_token={"sampled_logprobs": equal.sampled_logprobs})
+    accumulate(moving, select(batch, rows), objective, how, tally=after_tally, rows=rows)
+    after = after_tally.sums[name] / after_tally.tokens[name]
+    assert math.isfinite(after) and (after > before if rises else after < before), (before, after)
+    assert tally.sums[name] / tally.tokens[name] == pytest.approx(before, rel=1e-4)
+
+
+def test_views_are_computed_only_for_completions_that_can_use_them(
+    policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    objective = CPPO(base=BASE, cpl_coef=0.5)
+    calls: list[tuple[ViewName, int]] = []
+    run = Policy.forward
+
+    def forward(self: Policy, given: Inputs, view: ViewName, **options: object) -> object:
+        chosen = options.get("rows")
+        calls.append((view, len(given.lengths) if chosen is None else int(chosen.sum())))  # type: ignore[attr-defined]
+        return run(self, given, view, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Policy, "forward", forward)
+    sampled = replace(settings(), score_old=False)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    result = train_step(policy, None, optimizer, inputs, objective, sampled)
+    better = int((result.batch.advantages > 0).any(-1).sum())
+    chosen = int(result.batch.selections["contrastive_perception"].any(-1).sum())
+    assert 0 < chosen <= better < len(inputs.lengths)
+    assert calls[:2] == [(CLEAN, better), (REMOVED, better)], "scored: those that the gate lets through"
+    assert dict(calls[2:]) == {CLEAN: len(inputs.lengths), PRESERVED: chosen, REMOVED: chosen}
+
+
+def test_savings_change_no_gradient(policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = CPPO(base=BASE, cpl_coef=0.5, tau=1.0)
+    whole = torch.ones_like(inputs.correct)
+
+    def gradients() -> list[Tensor]:
+        policy.zero_grad(set_to_none=True)
+        how = settings()
+        batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
+        tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+        (rows,) = mini_batch_rows(inputs, 1)
+        step_module.accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
+
+    saved = gradients()
+    monkeypatch.setattr(CPPO, "score_rows", lambda self, view, given: whole)
+    monkeypatch.setattr(CPPO, "rows", lambda self, view, batch: whole)
+    computed = gradients()
+    off = sum(float((a - b).double().square().sum()) for a, b in zip(saved, computed, strict=True))
+    size = sum(float(b.double().square().sum()) for b in computed)
+    assert (off / size) ** 0.5 < 1e-5
