@@ -222,11 +222,11 @@ class RunConfig(Config):
 
 
 DEFAULTS: Mapping[str, Any] = {
-    "objective": {"type": "papo"},
+    "objective": {"type": "papo", "preset": "g_3b"},
     "perturbations": {"removed": {"type": "patch_mask"}},
     "rewards": [{"type": "boxed", "weight": 0.9}, {"type": "format", "weight": 0.1}],
 }
-"""What a run without a config file does: PAPO with the papers' rewards on the data that is named."""
+"""What a run without a config file does: PAPO with its published 3B settings on the data that is named."""
 
 
 def load(

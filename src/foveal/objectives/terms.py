@@ -104,9 +104,19 @@ def term_mean(
     )
 
 
+def bounded(values: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
+    """The values clamped to [low, high], gradient 0 beyond; infinities become NaN: no clamp hides one.
+
+    >>> bounded(torch.tensor([2.0, 99.0, float("inf")]), 0.0, 10.0).tolist()
+    [2.0, 10.0, nan]
+    """
+    return values.clamp(low, high) + (values - values).detach()
+
+
 def log_ratio(logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
-    """log(pi_theta / pi_old) of each token, clamped to +-`LOG_RATIO_LIMIT` (gradient 0 beyond)."""
-    return (logprobs - old_logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    """log(pi_theta / pi_old) of each token, clamped to +-`LOG_RATIO_LIMIT` (gradient 0 beyond); NaN where one
+    of them is not finite."""
+    return bounded(logprobs - old_logprobs, -LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
 
 
 def clipped_surrogate(
@@ -178,10 +188,10 @@ def k3(
     p.
 
     e^k - k - 1 with k = clamp(log q - log p, +-log_ratio_limit); the value is clamped to +-value_limit.
-    Gradient on log p: 1 - e^k, on log q: e^k - 1; exactly 0 where a clamp acts.
+    Gradient on log p: 1 - e^k, on log q: e^k - 1; exactly 0 where a clamp acts. NaN where one is not finite.
     Source: http://joschu.net/blog/kl-approx.html; clamps as in PAPO's and verl's code.
     """
-    k = (other - logprobs).clamp(-log_ratio_limit, log_ratio_limit)
+    k = bounded(other - logprobs, -log_ratio_limit, log_ratio_limit)
     value = k.exp() - k - 1
     return value if value_limit is None else value.clamp(-value_limit, value_limit)
 
