@@ -15,6 +15,7 @@ from pydantic import Field
 
 from foveal.rewards.boxed import gold_text, last_boxed, statement
 from foveal.rewards.equality import compare_quickly, equal
+from foveal.rewards.layout import thinks_then_boxes
 from foveal.rewards.numbers import read_number, tidy
 from foveal.rewards.tasks import Task
 from foveal.types import Problem, Reward
@@ -153,17 +154,12 @@ class Number(Reward):
         return self.settle(problem, text)
 
 
-_OPEN_TAG = {True: re.compile(r"\s*<\s*think\s*>"), False: re.compile(r"<think>")}
-_CLOSE_TAG = {True: re.compile(r"<\s*/\s*think\s*>"), False: re.compile(r"</think>")}
-
-
 class Format(Reward):
     r"""1 when the whole completion reads `<think>...</think>...\boxed{...}...`, else 0.
 
     White space around `<`, `>` and `/` is allowed, also in front, unless `allow_spaces` is off; the tags
     are lower case, and `\boxed{` has no space. The box need not balance: any later `}` closes it, as in the
-    published pattern `<think>.*</think>.*\boxed\{.*\}.*`. Found here from left to right, since the pattern
-    backtracks without bound.
+    published pattern `<think>.*</think>.*\boxed\{.*\}.*`.
 
     Source: arXiv:2507.06448, released reward function (format part). CPPO's copy is `allow_spaces = false`.
     """
@@ -175,10 +171,7 @@ class Format(Reward):
 
     def settle(self, problem: Problem, text: str) -> float:
         """The verdict; always plain."""
-        opening = _OPEN_TAG[self.allow_spaces].match(text)
-        closing = _CLOSE_TAG[self.allow_spaces].search(text, opening.end()) if opening else None
-        box = text.find("\\boxed{", closing.end()) if closing else -1
-        return float(box >= 0 and text.find("}", box) >= 0)
+        return float(thinks_then_boxes(text, allow_spaces=self.allow_spaces))
 
     def __call__(self, problem: Problem, text: str) -> float:
         """1.0 or 0.0."""
