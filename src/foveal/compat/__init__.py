@@ -1,0 +1,1 @@
+"""Values of the official codes, where they differ from the library on purpose; not offered as methods."""
