@@ -63,6 +63,15 @@ def test_the_config_of_the_guide_is_accepted() -> None:
     assert RunConfig.model_validate(table).sampling.group_size == table["sampling"]["group_size"]
 
 
+def test_the_papers_reward_of_the_guide_is_accepted() -> None:
+    from foveal import rewards
+    from foveal.spec import build_component
+
+    tables = next(text for text in blocks("docs/guide.md", "toml") if "mathruler" in text)
+    found = [build_component(t, rewards.REGISTRY, kind="reward") for t in tomllib.loads(tables)["rewards"]]
+    assert [reward.model_dump()["weight"] for reward in found] == [0.9, 0.1]
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)

@@ -205,10 +205,11 @@ def test_a_problem_that_cannot_be_sent_is_a_clear_error(
             grader.grade(bad, completions("1"))
 
 
-def test_a_worker_imports_neither_torch_nor_the_carriers() -> None:
+@pytest.mark.parametrize("target", ["rewards.equality:equal", "compat.mathruler:grade_answer_strictly"])
+def test_a_worker_imports_neither_torch_nor_the_carriers(target: str) -> None:
     code = (
         "import sys, foveal.rewards.worker as w; from foveal.rewards.tasks import Task; "
-        "f = w.load(Task(target='foveal.rewards.equality:equal')); assert f('1/2', '\\\\frac{2}{4}') == 1.0; "
+        f"f = w.load(Task(target='foveal.{target}')); assert f('1+x', 'x+\\\\frac{{2}}{{2}}') == 1.0; "
         "print(sorted({'torch', 'foveal.types', 'PIL', 'pydantic', 'transformers'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

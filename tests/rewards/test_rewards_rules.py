@@ -27,14 +27,15 @@ def boxed(content: str) -> str:
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_each_reward_gives_its_gold_answer_one(name: str) -> None:
-    reward = build_component(name, REGISTRY, kind="reward")
+    reward, half = build_component(name, REGISTRY, kind="reward"), "\\frac{1}{2}"
     assert isinstance(reward, Reward) and reward.type == name
-    gold = {"choice": "B", "number": "3.5", "boxed": "\\frac{1}{2}", "format": "7"}[name]
+    gold = {"choice": "B", "number": "3.5", "boxed": half, "mathruler": half, "format": "7"}[name]
     assert reward(problem(gold), boxed(gold)) == 1.0
 
 
 @pytest.mark.parametrize(
-    "name, gold, miss", [("boxed", "12", "13"), ("choice", "B", "C"), ("number", "3.5", "3.6")]
+    "name, gold, miss",
+    [("boxed", "12", "13"), ("mathruler", "12", "13"), ("choice", "B", "C"), ("number", "3.5", "3.6")],
 )
 def test_each_accuracy_reward_gives_a_near_miss_zero(name: str, gold: str, miss: str) -> None:
     reward = build_component(name, REGISTRY, kind="reward")

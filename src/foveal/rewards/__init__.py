@@ -9,6 +9,7 @@ REGISTRY: dict[str, str] = {
     "boxed": "foveal.rewards.rules:Boxed",
     "choice": "foveal.rewards.rules:Choice",
     "number": "foveal.rewards.rules:Number",
+    "mathruler": "foveal.rewards.mathruler:Mathruler",
     "format": "foveal.rewards.rules:Format",
 }
 """Short name -> import path."""

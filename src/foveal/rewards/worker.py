@@ -20,6 +20,13 @@ from foveal.rewards.tasks import Outcome, Task
 MEMORY_LIMIT = 4 << 30
 """Bytes that a task may take beyond what the worker holds: a power tower is quick to fill memory."""
 
+_FIRST_CALLS = {
+    "foveal.rewards.equality:equal": ("x+1", "x+2"),
+    "foveal.compat.mathruler:grade_answer": ("x+1", "x+\\sqrt{2}"),
+    "foveal.compat.mathruler:grade_answer_strictly": ("x+1", "x+\\sqrt{2}"),
+}
+"""Calls that load what a function needs (sympy, grammars) before the clock starts."""
+
 
 def main(descriptor: int, *, cpu_limit_s: float, wall_limit_s: float) -> None:
     """Serve tasks from the connection until the parent closes it or dies."""
@@ -76,8 +83,8 @@ def load(task: Task) -> Callable[..., Any]:
     if task.fields is None:
         module, _, name = task.target.partition(":")
         function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-        if task.target == "foveal.rewards.equality:equal":
-            function("x+1", "x+2")  # loads math-verify and its grammar before the clock starts
+        if task.target in _FIRST_CALLS:
+            function(*_FIRST_CALLS[task.target])
         return function
     from foveal.spec import load_class
 
