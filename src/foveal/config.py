@@ -93,6 +93,11 @@ class SamplingConfig(Config):
     """Nucleus share (PAPO: 0.99). Log-probabilities are those of the untruncated policy."""
     max_refills: int = Field(20, ge=1)
     """Rounds of sampling a step while the objective drops groups (DAPO, PAPO-D: 20)."""
+    when_none_kept: Literal["draw_more", "keep_all"] = "draw_more"
+    """A round of which the objective keeps no group: draw another, or keep all of it (PAPO's code)."""
+    when_short: Literal["go_on", "stop"] = "go_on"
+    """Too few groups after `max_refills` rounds: the step goes on with those, or the run stops (PAPO's
+    code)."""
 
     def sampling(self) -> Sampling:
         """The engine's form."""

@@ -1,5 +1,6 @@
 """The training loop: draw, grade, step, validate, save; and how a run starts, stops and goes on."""
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -27,6 +28,7 @@ from foveal.rollout.local import LocalEngine
 from foveal.train.measure import measure
 from foveal.train.paths import with_absolute_paths
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
+from foveal.train.sampling import gather_groups
 from foveal.train.setup import check_problems, open_problems, policy_of
 from foveal.train.state import State
 from foveal.train.step import StepResult, StepSettings, train_step
@@ -230,21 +232,19 @@ class Run:
             self._validate(folder)
 
     def _sample(self, step: int) -> tuple[list[Group], int]:
-        """Graded groups, drawn until the objective keeps enough; what is kept beyond that is cut.
-
-        When every round's groups are dropped up to the limit of refills, the step goes on with those it has,
-        or, with none at all, with the last round's as they are: their advantages decide.
-        """
-        sampling, kept = self.config.sampling, list[Group]()
+        """Graded groups, drawn until the objective keeps enough; and how many were drawn."""
+        sampling = self.config.sampling
         self._timeouts = self.grader.timeouts
-        drawn, last = 0, list[Group]()
-        for _ in range(sampling.max_refills):
-            last = self.grader.grade_many(self._draw(step, sampling.prompts_per_step))
-            drawn += len(last)
-            kept += [group for group in last if self.config.objective.keeps(group)]
-            if len(kept) >= sampling.prompts_per_step:
-                break
-        return (kept or last)[: sampling.prompts_per_step], drawn
+        rounds = (self._draw(step, sampling.prompts_per_step) for _ in itertools.count())
+        gathered = gather_groups(
+            map(self.grader.grade_many, rounds),
+            keeps=self.config.objective.keeps,
+            wanted=sampling.prompts_per_step,
+            limit=sampling.max_refills,
+            when_none_kept=sampling.when_none_kept,
+            when_short=sampling.when_short,
+        )
+        return gathered.groups, gathered.drawn
 
     def _draw(self, step: int, count: int) -> list[tuple[Problem, tuple[Completion, ...]]]:
         """The next problems with their completions.
