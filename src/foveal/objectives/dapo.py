@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from foveal.advantages import keeps_group
 from foveal.objectives.surrogate import Surrogate
 from foveal.types import Aggregation, Group, Inputs
 
@@ -71,7 +72,7 @@ class DAPO(Surrogate):
     def keeps(self, group: Group) -> bool:
         """Whether the group's mean lies strictly between the bounds (always, without `filter_groups`)."""
         values = group.correct if self.filter_on == "accuracy" else group.rewards
-        return not self.filter_groups or self.filter_low < sum(values) / len(values) < self.filter_high
+        return not self.filter_groups or keeps_group(values, low=self.filter_low, high=self.filter_high)
 
     def shaped_rewards(self, inputs: Inputs) -> Float[Tensor, "B"]:
         """Rewards with the length penalty added; the rewards themselves when it is off."""
