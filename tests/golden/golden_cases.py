@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from foveal.advantages import group_moments
-from foveal.objectives.terms import aggregate, count
-from foveal.types import Batch, Objective, Scores, TokenStats, ViewScores
+from foveal.types import Batch, Scores, TokenStats, ViewScores
 from objective_batches import make_case
 
 FOLDER = Path(os.environ.get("FOVEAL_GOLDEN") or Path(__file__).parent / "data")
@@ -96,40 +95,18 @@ def forward(logprobs: Tensor, entropy: Tensor | None = None) -> TokenStats:
     return TokenStats(logprobs=logprobs, entropy=known, log_probs_at=refuse)
 
 
-def batch_of(inputs: Mapping[str, Any], views: Mapping[str, ViewScores]) -> Batch:
+def batch_of(
+    inputs: Mapping[str, Any], views: Mapping[str, ViewScores], *, dtype: torch.dtype = torch.float64
+) -> Batch:
+    """The batch of a case: masks, old and reference log-probabilities, advantages."""
     mask = mask_of(inputs["response_mask"])
     rows, width = mask.shape
     empty = make_case([0] * rows, width=width, groups=[0] * rows, rewards=[0.0] * rows).batch.inputs
-    ref = tensor(inputs["ref_log_probs"]) if "ref_log_probs" in inputs else None
+    ref = tensor(inputs["ref_log_probs"], dtype=dtype) if "ref_log_probs" in inputs else None
     return Batch(
         inputs=replace(empty, completion_mask=mask, lengths=mask.sum(-1)),
-        scores=Scores(old_logprobs=tensor(inputs["old_log_probs"]), ref_logprobs=ref, views=views),
-        advantages=tensor(inputs["advantages"]),
-    )
-
-
-def micro_loss(objective: Objective, batch: Batch, now: Mapping[str, TokenStats], rows: slice) -> Tensor:
-    """The loss of some rows alone, averaged over these rows as the official codes do."""
-    inputs, scores = batch.inputs, batch.scores
-    views = {
-        name: ViewScores(logprobs=view.logprobs[rows], entropy=view.entropy[rows])
-        for name, view in scores.views.items()
-    }
-    piece = Batch(
-        inputs=replace(inputs, completion_mask=inputs.completion_mask[rows]),
         scores=Scores(
-            old_logprobs=scores.old_logprobs[rows],
-            ref_logprobs=None if scores.ref_logprobs is None else scores.ref_logprobs[rows],
-            views=views,
+            old_logprobs=tensor(inputs["old_log_probs"], dtype=dtype), ref_logprobs=ref, views=views
         ),
-        advantages=batch.advantages[rows],
-        selections={name: chosen[rows] for name, chosen in batch.selections.items()},
+        advantages=tensor(inputs["advantages"], dtype=dtype),
     )
-    part = {name: forward(stats.logprobs[rows], stats.entropy[rows]) for name, stats in now.items()}
-    terms = objective.terms(piece, part)
-    return torch.stack(
-        [
-            t.coef * aggregate(t.per_token, t.mask, aggregation=objective.aggregation, count=count(t.mask))
-            for t in terms
-        ]
-    ).sum()

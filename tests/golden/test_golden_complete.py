@@ -11,9 +11,6 @@ import pytest
 
 from golden.golden_cases import FOLDER
 
-PARTLY_COVERED = frozenset({"papo_actor", "cppo_verl", "cppo_areal", "reward_math"})
-"""Files whose tests still filter their cases, or are still to come."""
-
 FILES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 

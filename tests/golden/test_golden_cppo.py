@@ -1,87 +1,106 @@
-"""CPPO's objective and functions against both variants of its code."""
+"""CPPO's perception tokens, loss and gradients against both official codes."""
 
 from dataclasses import replace
+from typing import Any
 
-import pytest
 import torch
+from torch import Tensor
 
-from foveal.objectives.cppo import CPPO, contrastive_loss, perception_tokens
+from foveal.compat.averages import cppo_average
+from foveal.compat.kl import NAMES
+from foveal.compat.losses import cppo_micro_loss
+from foveal.objectives.cppo import CONTRASTIVE_PERCEPTION, CPPO
 from foveal.objectives.grpo import GRPO
-from foveal.objectives.terms import aggregate, count, kl_estimate
-from foveal.types import Batch, ViewScores
-from golden.golden_cases import Case, batch_of, cases, close, forward, mask_of, micro_loss, tensor
+from foveal.types import Batch, TokenStats, ViewScores
+from golden.golden_cases import (
+    DENOMINATORS,
+    SINGLE,
+    Case,
+    batch_of,
+    cases,
+    close,
+    forward,
+    mask_of,
+    tensor,
+)
+
+PLACES = ("log_probs", "log_probs_preserving", "log_probs_changing")
 
 
-def selects_among_completion_tokens(case: Case) -> bool:
-    """The official code also looks at padding, which matters where the entropy rises there."""
-    inputs = case["inputs"]
-    rises = tensor(inputs["entropy_changing"]) > tensor(inputs["entropy"])
-    on = case["settings"].get("use_vision_cpl_loss") and case["settings"]["cpl_use_vision_mask"]
-    return bool(on) and not (rises & ~mask_of(inputs["response_mask"])).any()
-
-
-def cppo_as_configured(case: Case) -> bool:
-    chosen = case["settings"]
-    plain = chosen["loss_agg_mode"] == "token-mean" and chosen["entropy_coeff"] == 0
-    return selects_among_completion_tokens(case) and plain and chosen["kl_loss_type"] == "low_var_kl"
-
-
-def verl_cppo(case: Case, *, select_in: str) -> tuple[CPPO, Batch]:
-    chosen, inputs = case["settings"], case["inputs"]
-    objective = CPPO(
+def verl_objective(chosen: Case) -> CPPO:
+    """The settings of a case, tokens chosen from the scores; the verl variant's own choices."""
+    estimator = NAMES[chosen["kl_loss_type"]]
+    return CPPO(
+        preset="verl",
         base=GRPO(
             clip_low=chosen["clip_ratio_low"],
             clip_high=chosen["clip_ratio_high"],
             dual_clip=chosen["clip_ratio_c"],
             kl_coef=chosen["kl_loss_coef"] if chosen["use_kl_loss"] else 0.0,
+            kl_estimator=estimator,
+            entropy_bonus_coef=chosen["entropy_coeff"],
             aggregation="token_mean",
         ),
-        cpl_coef=chosen["cpl_loss_coef"],
+        cpl_coef=chosen["cpl_loss_coef"] if chosen["use_vision_cpl_loss"] else 0.0,
         tau=chosen["cpl_tau"],
         perception_fraction=chosen["cpl_vision_top_percent"],
-        score="relative",
-        rounding="floor",
+        selection="entropy" if chosen["cpl_use_vision_mask"] else "all",
         gate=chosen["cpl_use_advantage_gating"],
-        select_in=select_in,
+        divergence=estimator,
+        k1_limit=None,
+        select_in="scoring",
     )
+
+
+def verl_batch(case: Case, objective: CPPO, *, dtype: torch.dtype) -> Batch:
+    """The scored batch with its perception tokens."""
+    inputs = case["inputs"]
     scores = {
-        "clean": ViewScores(logprobs=tensor(inputs["log_probs"]), entropy=tensor(inputs["entropy"])),
-        "removed": ViewScores(
-            logprobs=tensor(inputs["log_probs_changing"]), entropy=tensor(inputs["entropy_changing"])
-        ),
+        view: ViewScores(
+            logprobs=tensor(inputs[f"log_probs{suffix}"], dtype=dtype),
+            entropy=tensor(inputs[f"entropy{suffix}"], dtype=dtype),
+        )
+        for view, suffix in (("clean", ""), ("removed", "_changing"))
     }
-    return objective, objective.prepare(batch_of(inputs, scores))
+    return objective.prepare(batch_of(inputs, scores, dtype=dtype))
 
 
-@cases("cppo_verl", selects_among_completion_tokens)
-def test_cppo_verl_perception_tokens(case: Case) -> None:
-    _, batch = verl_cppo(case, select_in="scoring")
-    found = batch.selections["contrastive_perception"]
-    assert torch.equal(found, mask_of(case["expected"]["perception_mask"]))
-
-
-@cases("cppo_verl", cppo_as_configured)
-@pytest.mark.parametrize("select_in", ["scoring", "update"])
-def test_cppo_verl(case: Case, select_in: str) -> None:
-    inputs, expected = case["inputs"], case["expected"]
-    objective, batch = verl_cppo(case, select_in=select_in)
-    clean, preserved, removed = (
-        tensor(inputs[f"log_probs{suffix}"], grad=True) for suffix in ("", "_preserving", "_changing")
-    )
-    if case["settings"]["on_policy"]:
-        batch = replace(batch, scores=replace(batch.scores, old_logprobs=clean.detach()))
-    now = {
-        "clean": forward(clean, tensor(inputs["entropy"])),
-        "preserved": forward(preserved),
-        "removed": forward(removed, tensor(inputs["entropy_changing"])),
+def verl_loss(case: Case, *, dtype: torch.dtype) -> tuple[Tensor, Batch, dict[str, Tensor]]:
+    """The loss of the micro-batch, its batch, and the leaves by their official names."""
+    inputs, chosen = case["inputs"], case["settings"]
+    leaves = {name: tensor(inputs[name], grad=True, dtype=dtype) for name in (*PLACES, "entropy")}
+    objective = verl_objective(chosen)
+    batch = verl_batch(case, objective, dtype=dtype)
+    if chosen["on_policy"]:
+        old = leaves["log_probs"].detach()
+        batch = replace(batch, scores=replace(batch.scores, old_logprobs=old))
+    now: dict[str, TokenStats] = {
+        "clean": forward(leaves["log_probs"], leaves["entropy"]),
+        "preserved": forward(leaves["log_probs_preserving"]),
+        "removed": forward(leaves["log_probs_changing"], tensor(inputs["entropy_changing"], dtype=dtype)),
     }
-    loss = micro_loss(objective, batch, now, slice(None)) / case["settings"]["gradient_accumulation"]
+    terms = objective.terms(batch, now)
+    loss = cppo_micro_loss(terms, mode=chosen["loss_agg_mode"], accumulation=chosen["gradient_accumulation"])
+    return loss, batch, leaves
+
+
+@cases("cppo_verl")
+def test_cppo_verl(case: Case) -> None:
+    expected: Any = case["expected"]
+    loss, batch, leaves = verl_loss(case, dtype=torch.float64)
     loss.backward()
-    tolerance = 1e-6 if select_in == "update" else 2e-8
-    close(loss, expected["loss"], tolerance=tolerance)
-    close(clean.grad, expected["grad_log_probs"], tolerance=tolerance)
-    close(preserved.grad, expected["grad_log_probs_preserving"], tolerance=tolerance)
-    close(removed.grad, expected["grad_log_probs_changing"], tolerance=tolerance)
+    close(loss, expected["loss"], tolerance=DENOMINATORS)
+    for name, leaf in leaves.items():
+        found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        close(found, expected[f"grad_{name}"], tolerance=DENOMINATORS)
+    if "perception_mask" in expected:
+        assert torch.equal(batch.selections[CONTRASTIVE_PERCEPTION], mask_of(expected["perception_mask"]))
+
+
+@cases("cppo_verl", lambda case: "expected_f32" in case)
+def test_cppo_verl_in_float32(case: Case) -> None:
+    loss, _, _ = verl_loss(case, dtype=torch.float32)
+    close(loss, case["expected_f32"]["loss"], tolerance=SINGLE)
 
 
 def runs_of_ones(mask: list[int], starts: list[int]) -> list[list[int]]:
@@ -95,33 +114,53 @@ def runs_of_ones(mask: list[int], starts: list[int]) -> list[list[int]]:
     return runs
 
 
-@cases("cppo_areal", lambda c: c["settings"]["cpl_use_vision_mask"])
+def areal_objective(chosen: Case) -> CPPO:
+    return CPPO(
+        preset="areal",
+        cpl_coef=1.0,
+        tau=chosen["cpl_tau"],
+        perception_fraction=chosen["cpl_vision_top_percent"],
+        selection="entropy" if chosen["cpl_use_vision_mask"] else "all",
+        gate=chosen["cpl_use_advantage_gating"],
+        select_in="scoring",
+    )
+
+
+@cases("cppo_areal")
 def test_cppo_areal(case: Case) -> None:
     inputs, chosen, expected = case["inputs"], case["settings"], case["expected"]
     runs = runs_of_ones(inputs["loss_mask"], inputs["cu_seqlens"]) or [[]]
     width = max(1, *map(len, runs))
     places = torch.tensor([run + [0] * (width - len(run)) for run in runs])
-    mask = torch.tensor([[t < len(run) for t in range(width)] for run in runs])
-    tokens = perception_tokens(
-        tensor(inputs["entropy"])[places],
-        tensor(inputs["entropy_changing"])[places],
-        mask,
-        fraction=chosen["cpl_vision_top_percent"],
-        score="relative",
-        rounding="ceil",
-    )
-    if chosen["cpl_use_advantage_gating"]:
-        tokens = tokens & (tensor(inputs["advantages"])[places] > 0)
-    selected = torch.zeros(len(inputs["loss_mask"]), dtype=torch.bool)
-    selected[places[tokens]] = True
-    assert torch.equal(selected, mask_of(expected["perception_mask"]))
-    names = ("log_probs", "log_probs_preserving", "log_probs_changing")
-    leaves = {name: tensor(inputs[name], grad=True) for name in names}
-    clean, preserved, removed = (leaf[places] for leaf in leaves.values())
-    kls = [kl_estimate(clean, other, estimator="k1").clamp(-10, 10) for other in (preserved, removed)]
-    per_token = contrastive_loss(kls[0], kls[1], tau=chosen["cpl_tau"])
-    loss = aggregate(per_token, tokens, aggregation="token_mean", count=count(tokens))
+    rows = [[t < len(run) for t in range(width)] for run in runs]
+    leaves = {name: tensor(inputs[name], grad=True) for name in PLACES}
+
+    def ragged(name: str) -> Tensor:
+        return leaves[name][places] if name in leaves else tensor(inputs[name])[places]
+
+    shaped = {
+        "response_mask": rows,
+        "old_log_probs": ragged("log_probs").tolist(),
+        "advantages": (ragged("advantages") * torch.tensor(rows)).tolist(),
+    }
+    scores = {
+        "clean": ViewScores(logprobs=ragged("log_probs").detach(), entropy=ragged("entropy")),
+        "removed": ViewScores(
+            logprobs=ragged("log_probs_changing").detach(), entropy=ragged("entropy_changing")
+        ),
+    }
+    objective = areal_objective(chosen)
+    batch = objective.prepare(batch_of(shaped, scores))
+    now = {
+        view: forward(ragged(name))
+        for view, name in zip(("clean", "preserved", "removed"), PLACES, strict=True)
+    }
+    term = next(t for t in objective.terms(batch, now) if t.name == CONTRASTIVE_PERCEPTION)
+    loss = cppo_average(term.per_token, term.mask, mode="token-mean")
     loss.backward()
-    close(loss, expected["cpl_loss"], tolerance=2e-8)
+    selected = torch.zeros(len(inputs["loss_mask"]), dtype=torch.bool)
+    selected[places[batch.selections[CONTRASTIVE_PERCEPTION]]] = True
+    assert torch.equal(selected, mask_of(expected["perception_mask"]))
+    close(loss, expected["cpl_loss"], tolerance=DENOMINATORS)
     for name, leaf in leaves.items():
-        close(leaf.grad, expected[f"grad_{name}"], tolerance=2e-8)
+        close(leaf.grad, expected[f"grad_{name}"], tolerance=DENOMINATORS)
