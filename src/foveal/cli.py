@@ -173,6 +173,12 @@ def _add_worlds(commands: _Commands) -> None:
     cold.add_argument("--out", type=Path, required=True, help="model folder to write")
     cold.add_argument("--seed", type=int, default=0)
     cold.add_argument("--text-prior", action="store_true", help="the variant of the shortcut study")
+    cold.add_argument(
+        "--size",
+        choices=("tiny", "small"),
+        default="tiny",
+        help="small: twice as wide, 2.7 M parameters (tiny)",
+    )
     cold.set_defaults(run="foveal.console:worlds_coldstart")
 
 

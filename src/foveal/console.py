@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -248,10 +248,13 @@ def worlds_show(
     return 0
 
 
-def worlds_coldstart(*, out: Path, seed: int, text_prior: bool) -> int:
+def worlds_coldstart(*, out: Path, seed: int, text_prior: bool, size: Literal["tiny", "small"]) -> int:
     """`foveal worlds coldstart`."""
-    from foveal.worlds.coldstart import ColdStartSettings, coldstart
+    from foveal.worlds.coldstart import coldstart
+    from foveal.worlds.coldstart_recipe import recipe_of
 
+    if text_prior and size != "tiny":
+        raise FovealError("--text-prior goes on from the shipped tiny model; leave --size out")
     # Everything that can be wrong with the folder is found before the minutes of training.
     _make_folder(out, option="--out")
     if any(out.iterdir()) and not (out / "config.json").is_file():
@@ -259,9 +262,8 @@ def worlds_coldstart(*, out: Path, seed: int, text_prior: bool) -> int:
             f"--out {out} holds other files and no model (config.json); choose a new or an empty folder"
         )
     console = Console(stderr=True)
-    found = coldstart(
-        out, seed=seed, settings=ColdStartSettings(text_prior=text_prior), progress=console.print
-    )
+    recipe = recipe_of(size, text_prior=text_prior)
+    found = coldstart(out, seed=seed, settings=recipe, progress=console.print)
     print(f"written: {out} ({found['cpu_seconds']:.0f} CPU seconds)")
     return 0
 

@@ -18,13 +18,15 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from foveal.config import load, shipped
+from foveal.console import worlds_coldstart
 from foveal.spec import FovealError
 from foveal.types import Problem
 from foveal.worlds import FAMILIES, make_problem
 from foveal.worlds.cells import COLOURS, LETTERS, SHAPES
-from foveal.worlds.coldstart import ColdStartSettings, Stage, coldstart, world_tokenizer
+from foveal.worlds.coldstart import coldstart, world_tokenizer
 from foveal.worlds.coldstart_forward import continue_prompts, encode, imitation_loss, pad, read, see
 from foveal.worlds.coldstart_gate import failures, gate
+from foveal.worlds.coldstart_recipe import ColdStartSettings, Stage, recipe_of
 from foveal.worlds.tiny import SPECIALS, TinySettings, save_folder, tiny_config, tiny_model
 
 SHIPPED = Path(str(resources.files("foveal") / "assets" / "tiny"))
@@ -192,6 +194,23 @@ def test_a_two_step_cold_start_writes_a_folder_that_transformers_opens(tmp_path:
     assert AutoTokenizer.from_pretrained(tmp_path).tokenize(" red circle") == ["Ġred", "Ġcircle"]
     config = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert config["processor_class"] == "Qwen2_5_VLProcessor" and config["size"]["shortest_edge"] == 784
+
+
+def test_the_small_size_is_wider_learns_more_slowly_and_takes_no_text_prior(
+    tokenizer: Qwen2Tokenizer, tmp_path: Path
+) -> None:
+    tiny, small = recipe_of("tiny"), recipe_of("small")
+    assert tiny == ColdStartSettings()
+    sizes = [
+        sum(weight.numel() for weight in tiny_model(tokenizer, seed=0, settings=recipe.model).parameters())
+        for recipe in (tiny, small)
+    ]
+    assert 3 < sizes[1] / sizes[0] < 4
+    pairs = [(tiny.dense, small.dense), (tiny.joint, small.joint), *zip(tiny.text, small.text, strict=True)]
+    for before, after in pairs:
+        assert after.learning_rate == 0.6 * before.learning_rate and after.steps == before.steps
+    with pytest.raises(FovealError, match="--text-prior goes on from the shipped tiny model; leave --size"):
+        worlds_coldstart(out=tmp_path / "out", seed=0, text_prior=True, size="small")
 
 
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:

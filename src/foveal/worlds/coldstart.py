@@ -28,12 +28,10 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from foveal.keys import generator
-from foveal.spec import Config
 from foveal.types import IMAGE_MARK, Problem
 from foveal.worlds.base import Grade, ShortcutWord, WorldSettings
 from foveal.worlds.cells import COLOURS, SHAPES
@@ -46,6 +44,7 @@ from foveal.worlds.coldstart_lessons import (
     solution,
     without_marks,
 )
+from foveal.worlds.coldstart_recipe import ColdStartSettings, Stage
 from foveal.worlds.problems import FAMILIES, make_problem
 from foveal.worlds.text import corpus
 from foveal.worlds.tiny import PAD, TinySettings, save_folder, tiny_model, token_id, train_tokenizer
@@ -64,49 +63,6 @@ RECORD = "coldstart.json"
 STYLE_WORD_MODES: tuple[ShortcutWord, ...] = ("random", "wrong", "right")
 SHIPPED = Path(str(resources.files("foveal") / "assets" / "tiny"))
 """The folder that ships with the package."""
-
-
-class Stage(Config):
-    """One stage: AdamW with warm-up, a constant rate, and a cosine to 5 % at the end."""
-
-    steps: int = Field(ge=0)
-    learning_rate: float = Field(gt=0)
-    batch_size: int = Field(ge=1)
-    anneal: bool = True
-    """Whether the learning rate falls at the end."""
-
-
-class ColdStartSettings(Config):
-    """The recipe; the defaults made the folder that is shipped."""
-
-    families: Mapping[str, float] = {"counting": 1.0, "relations": 1.4, "panels": 0.7}
-    """Families and their weights in the mix."""
-    noise: float = Field(default=1.0, ge=0)
-    """Noise level of the pictures."""
-    problems: int = Field(default=5000, ge=1)
-    """Problems of each family, each drawn once and used again and again."""
-    text: tuple[Stage, ...] = (
-        Stage(steps=1200, learning_rate=2.5e-3, batch_size=48),
-        Stage(steps=600, learning_rate=2.5e-3, batch_size=48),
-    )
-    """Rounds; each starts the learning rate anew."""
-    dense: Stage = Stage(steps=150, learning_rate=2e-3, batch_size=32)
-    joint: Stage = Stage(steps=1400, learning_rate=1.5e-3, batch_size=32)
-    prior: Stage = Stage(steps=300, learning_rate=1e-3, batch_size=32)
-    listing_weight: float = Field(default=0.02, ge=0)
-    """Weight of listing tokens while there are no pictures to read them from."""
-    warmup_steps: int = Field(default=40, ge=0)
-    model: TinySettings = TinySettings()
-    rl_haze: float = Field(default=0.55, ge=0, lt=1)
-    """Haze of reinforcement learning and of the held-out mix that is measured at the end."""
-    rl_noise: float = Field(default=4.0, ge=0)
-    """Noise of the same pictures."""
-    gate_problems: int = Field(default=512, ge=2)
-    """Held-out problems behind each number of the record."""
-    text_prior: bool = False
-    """Leave the first stages out and add a text prior to the shipped folder instead."""
-    blank_share: float = Field(default=0.35, ge=0, le=1)
-    """Share of problems, in the text prior, whose picture is blanked and whose style word is right."""
 
 
 def coldstart(
@@ -135,7 +91,8 @@ def coldstart(
         trained = time.process_time() - started
         record = {
             "command": f"foveal worlds coldstart --out {out.name} --seed {seed}"
-            + (" --text-prior" if recipe.text_prior else ""),
+            + (" --text-prior" if recipe.text_prior else "")
+            + (" --size small" if recipe.model != TinySettings() else ""),
             "seed": seed,
             "cpu_seconds": round(trained, 1),
             "parameters": sum(weight.numel() for weight in model.parameters()),
