@@ -1,7 +1,9 @@
 """Text for training a tokenizer: all words, numbers and marks of the worlds."""
 
-from collections.abc import Iterator
-from itertools import cycle, islice
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import cycle, islice, pairwise
 
 from foveal.worlds.base import STYLE_WORDS, WorldSettings
 from foveal.worlds.problems import FAMILIES, make_problem
@@ -25,4 +27,43 @@ def corpus(n: int, *, seed: int = 0) -> Iterator[str]:
         " ".join(f"Style {word}." for word in STYLE_WORDS)
         + " "
         + " ".join(str(number) for number in range(401))
+    )
+
+
+GRAMMAR_SIZE = 200
+"""Problems of each family that the grammar is read from; twice as many add no pair of words."""
+
+WORD = re.compile(r"\\?[^\W\d_]+|\d+|[^\w\s]|_")
+
+
+class Grammar:
+    """Which word may follow which in a chain of thought. All numbers count as one word."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.pairs = frozenset(pair for text in texts for pair in pairwise(self._words(text)))
+
+    def share(self, text: str) -> float:
+        """The share of neighbouring words, the start included, that the grammar knows; 0 for an empty text.
+
+        Stricter than the share of known words: a closed vocabulary says nothing of their order.
+        """
+        pairs = list(pairwise(self._words(text)))
+        return sum(pair in self.pairs for pair in pairs) / len(pairs) if pairs else 0.0
+
+    @staticmethod
+    def _words(text: str) -> list[str]:
+        return ["", *("#" if word.isdigit() else word for word in WORD.findall(text))]
+
+
+@cache
+def grammar() -> Grammar:
+    """The grammar of all families' chains of thought."""
+    return Grammar(
+        str(
+            make_problem(family, split="train", seed=0, index=i, settings=EVERYTHING, render=False).meta[
+                "chain_of_thought"
+            ]
+        )
+        for family in FAMILIES
+        for i in range(GRAMMAR_SIZE)
     )
