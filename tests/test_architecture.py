@@ -20,7 +20,7 @@ FUNCTION_LINES = 60
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("spec", "keys"),
     ("types",),
-    ("advantages", "objectives", "perturbations", "rewards", "evaluation.stats", "compat"),
+    ("advantages", "collapse", "objectives", "perturbations", "rewards", "evaluation.stats", "compat"),
     ("data", "policy", "rollout", "worlds", "saliency"),
     ("config",),
     ("train", "evaluation", "diagnosis", "report"),

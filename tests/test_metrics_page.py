@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-AREAS = "reward|completion|kl_prcp|policy|loss|sampler|time|validation|perception|cppo"
+AREAS = "reward|completion|kl_prcp|policy|loss|sampler|time|validation|perception|cppo|guard"
 
 
 def logged() -> set[str]:

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from foveal import data, objectives, perturbations, rewards
+from foveal.collapse import GuardConfig
 from foveal.data.problems import DataSource
 from foveal.spec import Config, ConfigError, build_component, explain
 from foveal.types import CLEAN, Objective, Perturbation, Reward, Sampling, ViewName
@@ -200,6 +201,7 @@ class RunConfig(Config):
     checkpoint: CheckpointConfig = CheckpointConfig()
     grading: GradingConfig = GradingConfig()
     record: RecordConfig = RecordConfig()
+    guard: GuardConfig = GuardConfig()
 
     @model_validator(mode="after")
     def _cross_check(self) -> "RunConfig":
@@ -215,6 +217,11 @@ class RunConfig(Config):
             raise ConfigError(
                 f"sampling.group_size is {self.sampling.group_size}: a group of one has nothing to be "
                 f"compared with, so every advantage is 0; expected at least 2; change [sampling] group_size"
+            )
+        if self.guard.action == "lower" and self.objective.scaled(0.5) == self.objective:
+            raise ConfigError(
+                f'guard.action is "lower", but {self.objective.type} pays nothing for looking that could be '
+                f'lowered; change [guard] action to "warn", "rollback" or "stop"'
             )
         if not self.rewards:
             raise ConfigError('no rewards; expected at least one [[rewards]] table, such as type = "boxed"')

@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -155,15 +155,18 @@ def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimi
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint, if there is one."""
-    return max(_whole(folder), key=step_of, default=None)
+    return max(whole_checkpoints(folder), key=step_of, default=None)
 
 
-def clean_checkpoints(folder: Path, *, keep: int) -> None:
-    """Delete all but the newest `keep` whole checkpoints and what a killed process left half done."""
+def clean_checkpoints(folder: Path, *, keep: int, spare: Collection[Path] = ()) -> None:
+    """Delete all whole checkpoints but the newest `keep` and those of `spare`, and what a killed process left
+    half done."""
     recover(folder)
     for path in folder.glob(f".*{PARTIAL}"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in sorted(_whole(folder), key=step_of)[:-keep]:
+    for path in sorted(whole_checkpoints(folder), key=step_of)[:-keep]:
+        if path in spare:
+            continue
         # Renamed first: a deletion that is cut short must not leave half a checkpoint under its name.
         doomed = path.rename(folder / f".{path.name}{PARTIAL}")
         shutil.rmtree(doomed, ignore_errors=True)
@@ -180,7 +183,7 @@ def recover(folder: Path) -> None:
             former.rename(target)
 
 
-def _whole(folder: Path) -> list[Path]:
+def whole_checkpoints(folder: Path) -> list[Path]:
     """Folders step-N that hold a state; a copy that was cut short and folders of other names do not count."""
     return [
         path

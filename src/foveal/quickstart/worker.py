@@ -240,11 +240,11 @@ def picture_name(problem_id: str, index: int, view: str) -> str:
 
 
 def cpu_seconds(job: Job) -> float:
-    """CPU seconds of the run's steps."""
+    """CPU seconds of the run's steps and validations."""
     metrics = job.run_folder / "metrics.jsonl"
     if not job.steps or not metrics.is_file():
         return 0.0
-    return round(sum(float(line["time/cpu_s"]) for line in read_lines(metrics)), 2)
+    return round(sum(float(line.get("time/cpu_s", 0.0)) for line in read_lines(metrics)), 2)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from foveal.report.read import Curves
 LABEL = 40
 """Characters of a name that a figure has room for."""
 
-INK, FAINT, GRID = "#1f2430", "#6b7280", "#e5e7eb"
+INK, FAINT, GRID, ALARM = "#1f2430", "#6b7280", "#e5e7eb", "#c0392b"
 
 COLORS = {
     COLD_START: "#8a8f98",
@@ -103,11 +103,13 @@ def svg(figure: Figure, *, name: str) -> str:
     return re.sub(r' (?:width|height)="[^"]*"', "", root) + ">" + rest
 
 
-def curve_figure(curves: Curves, metric: str, *, caption: str, percent: bool = False) -> Figure | None:
+def curve_figure(
+    curves: Curves, metric: str, *, caption: str, percent: bool = False, marks: Sequence[float] = ()
+) -> Figure | None:
     """Mean over seeds of a metric against the step, with a band from the lowest to the highest seed.
 
-    Each run is smoothed by a running mean over about a twentieth of its steps. None where no run has the
-    metric.
+    `marks` are steps with a line across. Each run is smoothed by a running mean over about a twentieth of its
+    steps. None where no run has the metric.
     """
     methods = list(curves)
     lines = {m: _band([_series(rows, metric) for rows in curves[m].values()]) for m in methods}
@@ -123,6 +125,8 @@ def curve_figure(curves: Curves, metric: str, *, caption: str, percent: bool = F
             tint = color(method, methods)
             axes.fill_between(steps, low, high, color=tint, alpha=0.16, linewidth=0)
             axes.plot(steps, middle, color=tint, linewidth=1.7, label=label(title(method)))
+        for step in marks:
+            axes.axvline(step, color=ALARM, linewidth=1.1, linestyle="--")
         axes.set_title(caption)
         axes.set_xlabel("step")
         axes.margins(x=0.01)

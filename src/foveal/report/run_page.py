@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from foveal.collapse import in_words
 from foveal.report import figures
 from foveal.report.read import number, read_jsonl
 from foveal.report.render import inline, render, write
@@ -19,6 +20,8 @@ FIRST = (
     "kl_prcp/mean",
     "kl_prcp/median",
     "policy/entropy",
+    "guard/level",
+    "completion/relatedness",
     "completion/length_mean",
     "completion/truncated_fraction",
     "policy/clip_high_fraction",
@@ -45,6 +48,7 @@ def write_run_report(run_folder: Path, *, out: Path | None = None) -> Path:
             f"{run_folder / 'metrics.jsonl'} has no steps; give a run folder with at least one finished step"
         )
     series = [{name: v for name, value in row.items() if (v := number(value)) is not None} for row in metrics]
+    alarms = [row for row in metrics if row.get("kind") == "guard"]
     config = next((p for name in ("config.toml", "config.json") if (p := run_folder / name).is_file()), None)
     page = render(
         "run.html.j2",
@@ -52,7 +56,8 @@ def write_run_report(run_folder: Path, *, out: Path | None = None) -> Path:
         steps=len({row["step"] for row in series if "reward/mean" in row}),
         last=_last(series),
         validation=_best(series),
-        curves=_curves(series),
+        curves=_curves(series, [row["step"] for row in alarms]),
+        alarms=[in_words(row) for row in alarms],
         completions=_completions(read_jsonl(run_folder / "completions.jsonl")),
         config="" if config is None else config.read_text(encoding="utf-8", errors="replace"),
         config_name="" if config is None else config.name,
@@ -60,7 +65,7 @@ def write_run_report(run_folder: Path, *, out: Path | None = None) -> Path:
     return write(out if out is not None else run_folder / "report.html", page)
 
 
-def _curves(series: list[dict[str, float]]) -> list[Any]:
+def _curves(series: list[dict[str, float]], alarms: Sequence[float]) -> list[Any]:
     known = dict.fromkeys(name for row in series for name in row if name != "step")
     names = [name for name in FIRST if name in known]
     names += sorted(name for name in known if name not in FIRST and "/" in name)
@@ -68,7 +73,7 @@ def _curves(series: list[dict[str, float]]) -> list[Any]:
     for place, name in enumerate(names[:FIGURES]):
         share = name.endswith(("_fraction", "accuracy", "accuracy_other_picture"))
         figure = figures.curve_figure(
-            {"run": {"0": series}}, name, caption=figures.label(name), percent=share
+            {"run": {"0": series}}, name, caption=figures.label(name), percent=share, marks=alarms
         )
         drawn.append(inline(figure, name=f"run{place}"))
     return [figure for figure in drawn if figure is not None]

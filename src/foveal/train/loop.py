@@ -1,15 +1,15 @@
 """The training loop: draw, grade, step, validate, save; and how a run starts, stops and goes on."""
 
 import itertools
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from foveal.collapse import Verdict, in_words, observe
 from foveal.config import RunConfig
 from foveal.data.collate import collate
 from foveal.keys import generator
@@ -25,6 +25,9 @@ from foveal.policy.checkpoint import (
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
+from foveal.train.clock import Clock
+from foveal.train.groups import group_metrics, relatedness
+from foveal.train.guard import RETURNS, collapsed, respond, spared
 from foveal.train.measure import measure
 from foveal.train.paths import with_absolute_paths
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
@@ -135,6 +138,7 @@ class Run:
         )
         self.state = State()
         self.order = _Order(len(self.problems), seed=config.seed)
+        self.relatedness = relatedness(config.data)
 
     @classmethod
     def prepare(cls, config: RunConfig, *, watcher: Watcher, measured: dict[str, Any] | None = None) -> "Run":
@@ -159,6 +163,8 @@ class Run:
     validator: Validator | None = None
     _timeouts = 0
     """Values that the grader had given up before this step."""
+    _collapse: Mapping[str, Any] | None = None
+    """The guard's line, once it has stopped the run."""
 
     def train(self, folder: RunFolder) -> dict[str, Any]:
         """Run to the last step; saves and raises `Interrupted` at SIGINT or SIGTERM."""
@@ -168,11 +174,16 @@ class Run:
             watcher.start(config, self.state.step, folder.path)
             if self.state.step == 0:
                 self._validate(folder)
+                if config.guard.action in RETURNS:
+                    self._save(folder)
             while self.state.step < config.steps:
                 self._one_step(folder)
                 due = self.state.step % config.checkpoint.every == 0 or self.state.step == config.steps
-                if due or stop.asked:
+                if due or stop.asked or self._collapse:
                     self._save(folder)
+                if self._collapse and self.state.step < config.steps:
+                    folder.event("stopped", {"step": self.state.step, "by": "guard"})
+                    raise collapsed(self._collapse, folder.path)
                 if stop.asked and self.state.step < config.steps:
                     folder.event("stopped", {"step": self.state.step})
                     raise Interrupted(
@@ -189,15 +200,16 @@ class Run:
             self.state = State.of(saved, checkpoint=newest)
             self.engine.load_weights({}, version=self.state.step)
         began = (folder.path / METRICS).exists()
-        folder.rewind(self.state.step if newest is not None else -1)
+        # Nothing of step 0 stays: the validation before the first step comes before its checkpoint.
+        folder.rewind(self.state.step or -1)
         if folder.measured() is None:
             write_json(folder.path / MEASURED, self.measured)
         folder.event("resumed" if began else "started", {"step": self.state.step})
 
     def _one_step(self, folder: RunFolder) -> None:
         config, step = self.config, self.state.step
-        objective = config.objective.at(step, steps=config.steps)
-        clock = _Clock()
+        objective = config.objective.at(step, steps=config.steps).scaled(self.state.guard.scale)
+        clock = Clock()
         groups, drawn = self._sample(step)
         clock.lap("sample_s")
         inputs = collate(
@@ -224,10 +236,11 @@ class Run:
         self.state.skipped += skipped
         self.state.idle = self.state.idle + 1 if skipped >= result.updates else 0
         self.engine.load_weights({}, version=self.state.step)
-        self._record(folder, groups, drawn, result, clock)
+        verdict = self._record(folder, groups, drawn, result, clock)
         if skipped or result.metrics["completion/nonfinite_count"]:
             require_finite(self.policy, folder.checkpoints, after=f"stopped after step {self.state.step}")
         require_progress(self.state.idle, step=self.state.step)
+        self._guard(folder, verdict)
         if config.validation is not None and self.state.step % config.validation.every == 0:
             self._validate(folder)
 
@@ -265,8 +278,8 @@ class Run:
         return found
 
     def _record(
-        self, folder: RunFolder, groups: Sequence[Group], drawn: int, result: StepResult, clock: "_Clock"
-    ) -> None:
+        self, folder: RunFolder, groups: Sequence[Group], drawn: int, result: StepResult, clock: Clock
+    ) -> Verdict:
         config = self.config
         line: dict[str, Any] = {
             "kind": "step",
@@ -274,11 +287,14 @@ class Run:
             "policy_version": self.state.step - 1,
         }
         line |= result.metrics
-        line |= _reward_parts(groups)
+        line |= group_metrics(groups, self.relatedness)
         line["sampler/groups_drawn_count"] = drawn
         line["sampler/groups_kept_count"] = len(groups)
         line["reward/timeout_count"] = self.grader.timeouts - self._timeouts
         line["policy/lr"] = self.optimizer.param_groups[0]["lr"]
+        line["guard/scale"] = self.state.guard.scale
+        verdict = observe(self.state.guard, self.state.step, line, config.guard)
+        line["guard/level"] = verdict.level
         line |= clock.metrics()
         folder.metrics(line)
         folder.completions(
@@ -289,11 +305,31 @@ class Run:
             token_groups=config.record.token_groups,
         )
         self.watcher.step(line)
+        return verdict
+
+    def _guard(self, folder: RunFolder, verdict: Verdict) -> None:
+        """What the guard does about an alarm, and its line."""
+        line = respond(
+            verdict,
+            self.state.guard,
+            step=self.state.step,
+            config=self.config,
+            checkpoints=folder.checkpoints,
+            policy=self.policy,
+            optimizer=self.optimizer,
+        )
+        if line is None:
+            return
+        self.engine.load_weights({}, version=self.state.step)
+        folder.metrics(line)
+        self.watcher.message(f"collapse guard: {in_words(line)}")
+        if line["act"] == "stop":
+            self._collapse = line
 
     def _validate(self, folder: RunFolder) -> None:
         if self.validator is None:
             return
-        clock = _Clock()
+        clock = Clock()
         with writing(folder.path / "validation"):
             found = self.validator.run(self.state.step, folder.path)
         clock.lap("validate_s")
@@ -313,7 +349,8 @@ class Run:
         save_checkpoint(
             folder.checkpoints, name, policy=self.policy, optimizer=self.optimizer, state=asdict(self.state)
         )
-        clean_checkpoints(folder.checkpoints, keep=self.config.checkpoint.keep)
+        spare = spared(folder.checkpoints, self.state.guard, step=self.state.step, config=self.config)
+        clean_checkpoints(folder.checkpoints, keep=self.config.checkpoint.keep, spare=spare)
 
     def _finish(self, folder: RunFolder) -> dict[str, Any]:
         final = folder.checkpoints / f"{PREFIX}{self.state.step:06d}"
@@ -351,34 +388,3 @@ class _Order:
             found.append((epoch, taken))
             place, count = place + len(taken), count - len(taken)
         return found
-
-
-@dataclass
-class _Clock:
-    """Wall time by phase and CPU time; every name starts with time/: what may differ between equal runs."""
-
-    began: float = field(default_factory=time.perf_counter)
-    cpu: float = field(default_factory=time.process_time)
-    last: float = field(default_factory=time.perf_counter)
-    laps: dict[str, float] = field(default_factory=dict)
-
-    def lap(self, name: str) -> None:
-        """Close a phase."""
-        now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
-
-    def metrics(self) -> dict[str, float]:
-        """Seconds by name."""
-        found = {f"time/{name}": round(value, 4) for name, value in self.laps.items()}
-        found["time/step_s"] = round(time.perf_counter() - self.began, 4)
-        found["time/cpu_s"] = round(time.process_time() - self.cpu, 4)
-        return found
-
-
-def _reward_parts(groups: Sequence[Group]) -> dict[str, float]:
-    """Mean of each reward by name, over the completions that could be graded."""
-    found: dict[str, list[float]] = {}
-    for group in groups:
-        for name, values in group.breakdown.items():
-            found.setdefault(name, []).extend(v for v in values if v is not None)
-    return {f"reward/{name}": sum(values) / len(values) if values else 0.0 for name, values in found.items()}

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from foveal.collapse import Memory
 from foveal.policy.checkpoint import STATE_FILE, damaged, step_of
 
 
@@ -24,6 +25,8 @@ class State:
     """The last so many steps made no update at all: each was left out."""
     best: dict[str, Any] = field(default_factory=dict)
     """Step and accuracy of the best validation."""
+    guard: Memory = field(default_factory=Memory)
+    """What the collapse guard has seen and done."""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any], *, checkpoint: Path) -> "State":

@@ -318,7 +318,11 @@ def _metrics(batch: Batch, tally: _Tally) -> dict[str, float]:
         values = kl_prcp[kl_prcp.isfinite()]
         found["kl_prcp/mean"] = float(values.mean()) if len(values) else 0.0
         found["kl_prcp/median"] = float(values.median()) if len(values) else 0.0
+        found["kl_prcp/variance"] = float(values.var(correction=0)) if len(values) else 0.0
         found["kl_prcp/tail_fraction"] = float((values > TAIL_NATS).float().mean()) if len(values) else 0.0
+    if batch.scores.ref_logprobs is not None:
+        scored = batch.scores.ref_logprobs[inputs.completion_mask]
+        found["completion/reference_logprob"] = float(scored.mean()) if len(scored) else 0.0
     idle = (batch.advantages.abs().amax(-1) == 0).float().mean()
     found |= {
         "reward/mean": float(inputs.rewards.mean()),

@@ -1,0 +1,27 @@
+"""What a step's graded groups say by themselves, as metrics."""
+
+from collections.abc import Callable, Sequence
+
+from foveal.data.problems import DataSource
+from foveal.data.world import WorldDataConfig
+from foveal.types import Group
+
+
+def group_metrics(groups: Sequence[Group], related: Callable[[str], float] | None) -> dict[str, float]:
+    """Mean of each reward by name, over the completions that could be graded, and of `related`."""
+    found: dict[str, list[float]] = {}
+    for group in groups:
+        for name, values in group.breakdown.items():
+            found.setdefault(f"reward/{name}", []).extend(v for v in values if v is not None)
+    if related is not None:
+        found["completion/relatedness"] = [related(c.text) for group in groups for c in group.completions]
+    return {name: sum(values) / len(values) if values else 0.0 for name, values in found.items()}
+
+
+def relatedness(data: DataSource) -> Callable[[str], float] | None:
+    """How much of a completion is the data's language, in [0, 1]; None where that is not known."""
+    if not isinstance(data, WorldDataConfig):
+        return None
+    from foveal.worlds.text import grammar
+
+    return grammar().share
