@@ -1,0 +1,249 @@
+"""When does kl_prcp hacking set in, does the collapse guard see it in time, and what saves the run?
+
+    python benchmarks/guard_study.py run --out runs/guard --seeds 3 [--jobs 1] [--small DIR] [--arms NAME ...]
+    python benchmarks/guard_study.py read --out runs/guard [--table FILE.md] [--figure docs/images/guard.png]
+
+`run` trains every arm with every seed, one thread a run, and goes on where it was stopped: a run that is done
+is left alone, another is resumed. `read` needs no training: it takes the `metrics.jsonl` of whatever is
+there, feeds the steps to the guard again (so thresholds can be changed with `--guard threshold=2.5`), and
+writes `result.json`. `--small` is the folder that `foveal worlds coldstart --size small` wrote.
+
+Accuracy lost: the best mean of three validations in a row so far, minus the mean of the last three. A run
+collapsed when it lost 20 points; the alarm is in time when it comes no later than the validation at which 5
+points were lost, on the way down.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from foveal.collapse import GuardConfig, Memory, observe
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS = 160
+EVERY = 4
+"""Steps between two validations."""
+SMOOTH = 3
+LOST, EARLY = 0.20, 0.05
+REMEDIES = ("lower", "rollback", "entropy")
+
+COMMON = (
+    f"steps={STEPS}",
+    "threads=1",
+    "optimizer.lr=1e-4",
+    "optimizer.mini_batches=2",
+    "objective.removed_gradient=true",
+    f"validation.every={EVERY}",
+    "validation.problems=96",
+    'validation.data={type = "world", split = "heldout", noise = 4.0, haze = 0.55, '
+    "families = {counting = 1.0, relations = 2.0}}",
+    "record.groups=1",
+    "record.token_groups=0",
+    "checkpoint.every=10",
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting: gamma, mask ratio, reference KL, model, and what is done against a collapse."""
+
+    gamma: float
+    ratio: float = 0.6
+    reference: bool = False
+    model: str = "tiny"
+    remedy: str = "none"
+
+    @property
+    def name(self) -> str:
+        parts = [self.model, f"g{self.gamma:g}", f"m{self.ratio:g}", "kl" if self.reference else "nokl"]
+        return "-".join(parts + ([] if self.remedy == "none" else [self.remedy]))
+
+    def overrides(self, small: Path | None) -> list[str]:
+        found = [
+            *COMMON,
+            f"objective.kl_prcp_coef={self.gamma}",
+            f"perturbations.removed.ratio={self.ratio}",
+            f"guard.action={self.remedy if self.remedy in ('lower', 'rollback') else 'warn'}",
+        ]
+        if self.reference:
+            found.append("objective.base.kl_coef=0.01")
+        if self.remedy == "entropy":
+            found += ["objective.entropy_coef=0.03", "objective.removed_entropy_coef=0.03"]
+        if self.model == "small":
+            if small is None:
+                raise SystemExit("--small: give the folder that `foveal worlds coldstart --size small` wrote")
+            found.append(f"model.path={small.resolve()}")
+        return found
+
+
+def arms() -> list[Arm]:
+    """gamma by size; mask ratio and reference KL at the gamma at which the tiny model collapses; remedies."""
+    found = [Arm(gamma, model=model) for model in ("tiny", "small") for gamma in (0.0, 0.01, 0.02, 0.05, 0.1)]
+    for model in ("tiny", "small"):
+        found += [Arm(0.05, ratio=ratio, model=model) for ratio in (0.8, 1.0)]
+        found += [Arm(0.05, ratio=ratio, reference=True, model=model) for ratio in (0.6, 0.8, 1.0)]
+        found += [Arm(0.05, remedy=remedy, model=model) for remedy in REMEDIES]
+    return found
+
+
+def train(arm: Arm, seed: int, out: Path, small: Path | None) -> None:
+    """Start or resume one run; its log lies beside it."""
+    folder = out / f"{arm.name}-s{seed}"
+    if (folder / "summary.json").is_file():
+        return
+    start = [str(ROOT / "configs" / "quickstart_papo.toml"), "--out", str(folder), f"seed={seed}"]
+    words = ["--resume", str(folder)] if (folder / "config.toml").is_file() else start + arm.overrides(small)
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / f"{folder.name}.log").open("a") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "foveal.cli", "train", *words],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    print(f"{folder.name}: {'done' if done.returncode == 0 else f'status {done.returncode}'}", flush=True)
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_bytes().split(b"\n") if line]
+
+
+def replay(lines: list[dict[str, Any]], config: GuardConfig) -> list[dict[str, Any]]:
+    """The alarms of a recorded run under these settings."""
+    memory, found = Memory(), []
+    for line in lines:
+        if line["kind"] == "step":
+            verdict = observe(memory, line["step"], line, config)
+            if verdict.alarm:
+                found.append({"step": line["step"], "signs": list(verdict.signs), "onset": verdict.onset})
+    return found
+
+
+def losses(lines: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """(step, accuracy lost so far), smoothed over the last three validations."""
+    points = [(line["step"], line["validation/accuracy"]) for line in lines if line["kind"] == "validation"]
+    found, best = [], 0.0
+    for place in range(SMOOTH - 1, len(points)):
+        mean = sum(value for _, value in points[place - SMOOTH + 1 : place + 1]) / SMOOTH
+        best = max(best, mean)
+        found.append((points[place][0], best - mean))
+    return found
+
+
+def study(folder: Path, config: GuardConfig) -> dict[str, Any]:
+    """What one run did and when the guard spoke."""
+    lines = rows(folder)
+    lost, alarms = losses(lines), replay(lines, config)
+    early = next((step for step, loss in lost if loss >= EARLY), None)
+    collapsed = any(loss >= LOST for _, loss in lost)
+    first = alarms[0]["step"] if alarms else None
+    # The stretch of a collapse: from the last time that next to nothing was lost to the end of the run.
+    fall = next((step for step, loss in lost if loss >= LOST), None)
+    before = [step for step, loss in lost if fall is not None and step <= fall and loss < EARLY]
+    crossed = next((s for s, _ in lost if before and s > before[-1]), None)
+    return {
+        "steps": max((line["step"] for line in lines if line["kind"] == "step"), default=0),
+        "collapsed": collapsed,
+        "lost": round(max((loss for _, loss in lost), default=0.0), 4),
+        "lost_at_end": round(lost[-1][1], 4) if lost else None,
+        "accuracy_at_end": lines
+        and next((x["validation/accuracy"] for x in reversed(lines) if x["kind"] == "validation"), None),
+        "first_loss_step": early,
+        "lost_5_step": crossed if collapsed else None,
+        "alarms": alarms,
+        "in_time": None if not collapsed else first is not None and (crossed is None or first <= crossed),
+        "delay": None if not collapsed or first is None or crossed is None else first - crossed,
+        "guard_lines": [line for line in lines if line["kind"] == "guard"],
+    }
+
+
+def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
+    """A Markdown table, a row an arm."""
+    lines = [
+        "| run | seeds | collapsed | alarm before 5 points were lost | steps from 5 points to the alarm | "
+        "accuracy lost at the end | alarms in runs that did not collapse, per 1,000 steps |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, seeds in found.items():
+        runs = list(seeds.values())
+        fallen, healthy = [r for r in runs if r["collapsed"]], [r for r in runs if not r["collapsed"]]
+        steps = sum(r["steps"] for r in healthy)
+        wrong = sum(len(r["alarms"]) for r in healthy)
+        delays = ", ".join(f"{r['delay']:+d}" if r["delay"] is not None else "none" for r in fallen) or "–"
+        lost = ", ".join(f"{100 * (r['lost_at_end'] or 0):.0f}" for r in runs)
+        lines.append(
+            f"| {name} | {len(runs)} | {len(fallen)} | "
+            f"{sum(bool(r['in_time']) for r in fallen)} of {len(fallen)} | {delays} | {lost} | "
+            f"{f'{wrong} in {steps}' if steps else '–'} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw(out: Path, found: dict[str, dict[int, dict[str, Any]]], file: Path) -> None:
+    """Validation accuracy and kl_prcp of every arm with its first alarm."""
+    from matplotlib.figure import Figure
+
+    names = list(found)
+    figure = Figure(figsize=(8.5, 1.6 * len(names)), layout="constrained")
+    axes = figure.subplots(len(names), 2, squeeze=False, sharex=True)
+    for row, name in enumerate(names):
+        for seed, run in found[name].items():
+            lines = rows(out / f"{name}-s{seed}")
+            for column, metric in enumerate(("validation/accuracy", "kl_prcp/mean")):
+                points = [(x["step"], x[metric]) for x in lines if x.get(metric) is not None]
+                axes[row, column].plot(*zip(*points, strict=True) if points else ([], []), linewidth=1)
+                for alarm in run["alarms"][:1]:
+                    axes[row, column].axvline(alarm["step"], color="#c0392b", linewidth=0.8, linestyle="--")
+        axes[row, 0].set_ylim(0, 1)
+        axes[row, 0].set_title(f"{name}: accuracy", fontsize=8, loc="left")
+        axes[row, 1].set_title("kl_prcp, nats; dashed: the guard's first alarm", fontsize=8, loc="left")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", choices=("run", "read"))
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (1)")
+    parser.add_argument("--small", type=Path, help="folder of the larger model")
+    parser.add_argument("--arms", nargs="*", help="names of arms; default: all")
+    parser.add_argument("--guard", nargs="*", default=[], metavar="field=value", help="settings to read with")
+    parser.add_argument("--table", type=Path, help="write the Markdown table here")
+    parser.add_argument("--figure", type=Path, help="draw the curves here")
+    args = parser.parse_args()
+    chosen = [arm for arm in arms() if not args.arms or arm.name in args.arms]
+    if not chosen:
+        parser.error(f"--arms: known are {', '.join(arm.name for arm in arms())}")
+    if args.part == "run":
+        jobs = [(arm, seed) for seed in range(args.seeds) for arm in chosen]
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda job: train(job[0], job[1], args.out, args.small), jobs))
+    config = GuardConfig.model_validate(dict(word.split("=", 1) for word in args.guard))
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for arm in chosen:
+        for seed in range(args.seeds):
+            folder = args.out / f"{arm.name}-s{seed}"
+            if (folder / "summary.json").is_file():
+                found.setdefault(arm.name, {})[seed] = study(folder, config)
+    result = {"guard": config.model_dump(), "arms": {a.name: asdict(a) for a in chosen}, "runs": found}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "result.json").write_text(json.dumps(result, indent=1))
+    text = table(found)
+    print(text)
+    if args.table:
+        args.table.write_text(text)
+    if args.figure and found:
+        draw(args.out, found, args.figure)
+
+
+if __name__ == "__main__":
+    main()
