@@ -24,7 +24,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data", "policy", "rollout", "worlds", "saliency"),
     ("config",),
     ("train", "evaluation", "diagnosis", "report"),
-    ("quickstart", "console"),
+    ("jobs",),
+    ("quickstart", "sweep", "console"),
     ("cli", "__main__"),
 )
 """From the bottom up; a module may import from its own layer and from those below. The longest name wins."""

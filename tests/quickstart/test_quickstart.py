@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from foveal.cli import build_parser, main
-from foveal.quickstart.folder import check_model, claim, forget_broken
-from foveal.quickstart.jobs import Job, _work_off
+from foveal.cli import main
+from foveal.jobs.folder import check_model, forget_broken
+from foveal.jobs.pool import run_jobs
+from foveal.quickstart.folder import claim, whole
+from foveal.quickstart.job import StudyJob
 from foveal.quickstart.study import SHORTCUT_ARMS, _command, _plan
 from foveal.spec import FovealError
 
@@ -72,8 +74,8 @@ def workers(out: Path) -> list[str]:
     return [line for line in lines.splitlines() if "quickstart.worker" in line and str(out) in line]
 
 
-def job(folder: Path, name: str = "grpo-0", **changes: Any) -> Job:
-    found = Job(
+def job(folder: Path, name: str = "grpo-0", **changes: Any) -> StudyJob:
+    found = StudyJob(
         name=name,
         method="grpo",
         seed=0,
@@ -102,7 +104,7 @@ def test_plan_gives_every_job_the_model_and_the_shortcut_arms(here: Path) -> Non
 
 def test_a_job_survives_its_command_line(here: Path) -> None:
     wanted = job(here, overrides=("a=1", "b=2"))
-    assert Job.from_json(wanted.to_json()) == wanted
+    assert StudyJob.from_json(wanted.to_json()) == wanted
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ def test_a_mistake_is_one_message_and_writes_nothing(
 
 def test_shipped_models_and_hub_ids_are_taken_as_models() -> None:
     for model in ("tiny", "tiny-text-prior", "Qwen/Qwen2.5-VL-3B-Instruct"):
-        check_model(model)
+        check_model(model, where="--model")
 
 
 def test_a_folder_belongs_to_its_study_once_something_was_made(here: Path) -> None:
@@ -157,8 +159,7 @@ def test_each_study_has_a_folder_of_its_own_by_default(monkeypatch: pytest.Monke
     monkeypatch.setattr(study, "run_jobs", lambda plan, **rest: seen.append(plan[0].folder))
     monkeypatch.setattr(study, "_finish", lambda out, *rest: out / "report.html")
     for words in ([], ["--study", "shortcut"], ["--out", "x"]):
-        arguments = build_parser().parse_args(["quickstart", *words])
-        assert arguments.run(arguments) == 0
+        assert main(["quickstart", *words]) == 0
     assert seen == ["runs/quickstart", "runs/shortcut", "x"]
 
 
@@ -173,15 +174,15 @@ def test_the_command_of_the_notes_names_a_folder_that_is_not_the_default() -> No
 
 def test_a_finished_job_without_whole_results_is_done_again(here: Path) -> None:
     (here / "jobs").mkdir()
-    whole = job(here, "whole", shortcut=True)
+    good = job(here, "whole", shortcut=True)
     parts = ("accuracy_random", "accuracy_wrong", "accuracy_right", "follow")
-    whole.done_file.write_text(json.dumps(dict.fromkeys(parts, 0.5)))
+    good.done_file.write_text(json.dumps(dict.fromkeys(parts, 0.5)))
     cut = job(here, "cut", shortcut=True)
     cut.done_file.write_text('{"accuracy_ran')
     missing = job(here, "missing")
     missing.done_file.write_text(json.dumps({"kl_prcp_median": 0.1, "cpu_seconds": 1.0}))
-    assert forget_broken([whole, cut, missing, job(here, "not begun")]) == ["cut", "missing"]
-    assert whole.done_file.exists() and not cut.done_file.exists() and not missing.done_file.exists()
+    assert forget_broken([good, cut, missing, job(here, "not begun")], whole=whole) == ["cut", "missing"]
+    assert good.done_file.exists() and not cut.done_file.exists() and not missing.done_file.exists()
 
 
 def test_end_to_end_writes_summary_and_page_and_mends_lost_results(here: Path) -> None:
@@ -243,8 +244,6 @@ def test_ctrl_c_sigterm_and_kill_of_the_parent_lose_no_step(here: Path) -> None:
 def test_a_failed_job_is_told_with_the_end_of_its_log(here: Path) -> None:
     from rich.console import Console
 
-    from foveal.train.stop import Stop
-
     lost = job(here, overrides=("stepz=3",))
-    told = _work_off([lost], [], at_once=1, console=Console(quiet=True), stop=Stop())
-    assert told is not None and told.startswith("grpo-0 ended with status 2") and "stepz" in told
+    with pytest.raises(FovealError, match=r"^grpo-0 ended with status 2 [^\n]*\n[^\n]*stepz"):
+        run_jobs([lost], at_once=1, console=Console(quiet=True))

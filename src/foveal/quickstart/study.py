@@ -12,18 +12,10 @@ from rich.table import Table
 
 from foveal.evaluation.compare import COLD_START, compare_runs
 from foveal.evaluation.records import Evaluation
-from foveal.quickstart.folder import (
-    DEFAULT_OUT,
-    SHORTCUT_COLUMNS,
-    STUDY,
-    check_model,
-    check_numbers,
-    claim,
-    default_jobs,
-    forget_broken,
-    write,
-)
-from foveal.quickstart.jobs import Job, run_jobs
+from foveal.jobs.folder import check_model, check_numbers, default_jobs, forget_broken, write
+from foveal.jobs.pool import run_jobs
+from foveal.quickstart.folder import DEFAULT_OUT, SHORTCUT_COLUMNS, STUDY, claim, whole
+from foveal.quickstart.job import StudyJob
 from foveal.train.stop import Interrupted
 
 METHODS = ("grpo", "papo", "cppo")
@@ -60,9 +52,9 @@ def run(
 
     Raises: FovealError for what a user can mend, before anything is written; Interrupted after a stop.
     """
-    check_numbers(seeds=seeds, steps=steps, problems=problems, jobs=jobs)
+    check_numbers({"seeds": (seeds, 1), "steps": (steps, 1), "problems": (problems, 2), "jobs": (jobs, 1)})
     if model is not None:
-        check_model(model)
+        check_model(model, where="--model")
     out = out or DEFAULT_OUT[study]
     console = Console(stderr=True)
     began = time.monotonic()
@@ -70,7 +62,7 @@ def run(
     plan = _plan(out, study, model=model, seeds=seeds, steps=length, problems=problems)
     settings = {"study": study, "seeds": seeds, "steps": length, "problems": problems}
     claim(out, settings | ({"model": model} if model else {}))
-    again = forget_broken(plan)
+    again = forget_broken(plan, whole=whole)
     if again:
         console.print(f"results of {', '.join(again)} are not whole and are made again")
     console.print(f"{len(plan)} jobs into {out}; Ctrl-C saves, the same command goes on")
@@ -83,7 +75,7 @@ def run(
     return 0
 
 
-def _finish(out: Path, study: str, plan: Sequence[Job]) -> Path:
+def _finish(out: Path, study: str, plan: Sequence[StudyJob]) -> Path:
     """The files of the results, the table, and the page; returns the page."""
     from foveal.report.page import write_report
 
@@ -91,13 +83,15 @@ def _finish(out: Path, study: str, plan: Sequence[Job]) -> Path:
     return write_report(out)
 
 
-def _plan(out: Path, study: str, *, model: str | None, seeds: int, steps: int, problems: int) -> list[Job]:
+def _plan(
+    out: Path, study: str, *, model: str | None, seeds: int, steps: int, problems: int
+) -> list[StudyJob]:
     """The cold start first, then seed by seed, so that a stopped study has whole seeds."""
     shortcut = study == "shortcut"
     arms = SHORTCUT_ARMS if shortcut else {m: (f"quickstart_{m}", ()) for m in METHODS}
 
-    def job(method: str, seed: int | None, config: str, overrides: tuple[str, ...], steps: int) -> Job:
-        return Job(
+    def job(method: str, seed: int | None, config: str, overrides: tuple[str, ...], steps: int) -> StudyJob:
+        return StudyJob(
             name=method if seed is None else f"{method}-{seed}",
             method=method,
             seed=seed,
@@ -118,7 +112,7 @@ def _plan(out: Path, study: str, *, model: str | None, seeds: int, steps: int, p
     return [first, *rest]
 
 
-def _finish_plain(out: Path, plan: Sequence[Job]) -> None:
+def _finish_plain(out: Path, plan: Sequence[StudyJob]) -> None:
     """summary.json, comparisons.json, curves.json, gallery.json and the table."""
     evaluations = [Evaluation.load(out / "evaluations" / f"{job.name}.json") for job in plan]
     done = [json.loads(job.done_file.read_text()) for job in plan]
@@ -132,7 +126,7 @@ def _finish_plain(out: Path, plan: Sequence[Job]) -> None:
     _print_table(rows, comparisons)
 
 
-def _finish_shortcut(out: Path, plan: Sequence[Job]) -> None:
+def _finish_shortcut(out: Path, plan: Sequence[StudyJob]) -> None:
     """shortcut.json, and a table of its rows."""
     done = [json.loads(job.done_file.read_text()) for job in plan]
     strength = {job.name: 0.0 if job.method == "no_shortcut" else None for job in plan}
@@ -170,7 +164,7 @@ def _finish_shortcut(out: Path, plan: Sequence[Job]) -> None:
     _show(table)
 
 
-def _row(job: Job, one: Evaluation, extra: Mapping[str, Any]) -> dict[str, Any]:
+def _row(job: StudyJob, one: Evaluation, extra: Mapping[str, Any]) -> dict[str, Any]:
     """A row of summary.json."""
     summary = one.summary
 
@@ -192,7 +186,7 @@ def _row(job: Job, one: Evaluation, extra: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _steps(job: Job) -> list[dict[str, Any]]:
+def _steps(job: StudyJob) -> list[dict[str, Any]]:
     file = job.run_folder / "metrics.jsonl"
     if not file.is_file():
         return []
@@ -200,7 +194,7 @@ def _steps(job: Job) -> list[dict[str, Any]]:
     return [line for line in lines if line["kind"] == "step"]
 
 
-def _curves(plan: Sequence[Job]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+def _curves(plan: Sequence[StudyJob]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     found: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for job in plan:
         if job.steps:
@@ -210,13 +204,13 @@ def _curves(plan: Sequence[Job]) -> dict[str, dict[str, list[dict[str, Any]]]]:
     return found
 
 
-def _last_accuracy(job: Job, steps: int = 30) -> float | None:
+def _last_accuracy(job: StudyJob, steps: int = 30) -> float | None:
     """Training accuracy over the last steps."""
     last = [line["reward/accuracy"] for line in _steps(job)[-steps:]]
     return sum(last) / len(last) if last else None
 
 
-def _gallery(out: Path, plan: Sequence[Job], evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
+def _gallery(out: Path, plan: Sequence[StudyJob], evaluations: Sequence[Evaluation]) -> list[dict[str, Any]]:
     """Problems that the cold start got wrong, those that most methods then got right first; the first seed of
     each.
     """
@@ -262,7 +256,7 @@ def _gallery(out: Path, plan: Sequence[Job], evaluations: Sequence[Evaluation]) 
     return items
 
 
-def _notes(out: Path, plan: Sequence[Job]) -> dict[str, Any]:
+def _notes(out: Path, plan: Sequence[StudyJob]) -> dict[str, Any]:
     from foveal.train.record import manifest
 
     found = manifest()

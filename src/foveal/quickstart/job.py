@@ -1,0 +1,16 @@
+"""A job of a study."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from foveal.jobs.job import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyJob(Job):
+    """One model of a study."""
+
+    worker: ClassVar[str] = "foveal.quickstart.worker"
+
+    shortcut: bool = False
+    """Evaluate with the style word random, wrong and right."""
