@@ -62,8 +62,9 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
     )
 
 
-def compare_runs(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
-    """Each method, each against the cold start, and every pair of methods: per seed and over seeds.
+def compare_runs(evaluations: Sequence[Evaluation], *, against: str | None = None) -> dict[str, Any]:
+    """Each method, each against the cold start, and every pair of methods (or each method with `against`
+    alone): per seed and over seeds.
 
     Of each quantity: `per_seed` (bootstrap over problems), `two_level` (bootstrap over seeds and problems)
     and
@@ -82,7 +83,8 @@ def compare_runs(evaluations: Sequence[Evaluation]) -> dict[str, Any]:
     methods = [m for m in by_method if m != COLD_START]
     shown = [COLD_START, *methods] if COLD_START in by_method else methods
     pairs = [(COLD_START, m) for m in methods] if COLD_START in by_method else []
-    pairs += list(combinations(methods, 2))
+    rivals = [(against, m) for m in methods if m != against and against in by_method]
+    pairs += list(combinations(methods, 2)) if against is None else rivals
     rows = [_method_pair(a, b, by_method[a], by_method[b]) for a, b in pairs]
     return {
         "schema_version": SCHEMA_VERSION,
