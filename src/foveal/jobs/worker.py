@@ -126,4 +126,4 @@ def step_seconds(run: Path, name: str) -> float:
     metrics = run / "metrics.jsonl"
     if not metrics.is_file():
         return 0.0
-    return round(sum(float(line[name]) for line in read_lines(metrics)), 2)
+    return round(sum(float(line.get(name, 0.0)) for line in read_lines(metrics)), 2)

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from foveal.evaluation.compare import COLD_START
 from foveal.evaluation.stats import Estimate
@@ -78,7 +78,7 @@ def color(method: str, methods: Sequence[str] = ()) -> str:
 
 def label(text: str) -> str:
     """A name that is safe and short enough to stand in a figure."""
-    kept = re.sub(r"[^\w .,:+@/()\N{MINUS SIGN}-]", " ", text, flags=re.ASCII)
+    kept = re.sub(r"[^\w .,:+=@/()\N{MINUS SIGN}-]", " ", text, flags=re.ASCII)
     return kept if len(kept) <= LABEL else kept[: LABEL - 1] + "."
 
 
@@ -104,12 +104,21 @@ def svg(figure: Figure, *, name: str) -> str:
 
 
 def curve_figure(
-    curves: Curves, metric: str, *, caption: str, percent: bool = False, marks: Sequence[float] = ()
+    curves: Curves,
+    metric: str,
+    *,
+    caption: str,
+    percent: bool = False,
+    colors: Mapping[str, str] | None = None,
+    names: Mapping[str, str] | None = None,
+    legend: bool = True,
+    marks: Sequence[float] = (),
 ) -> Figure | None:
     """Mean over seeds of a metric against the step, with a band from the lowest to the highest seed.
 
-    `marks` are steps with a line across. Each run is smoothed by a running mean over about a twentieth of its
-    steps. None where no run has the metric.
+    `colors` and `names` by method go before those of the methods that the library knows; `marks` are steps
+    with a line across. Each run is smoothed by a running mean over about a twentieth of its steps. None where
+    no run has the metric.
     """
     methods = list(curves)
     lines = {m: _band([_series(rows, metric) for rows in curves[m].values()]) for m in methods}
@@ -122,18 +131,20 @@ def curve_figure(
             if line is None:
                 continue
             steps, middle, low, high = line
-            tint = color(method, methods)
+            tint = (colors or {}).get(method) or color(method, methods)
+            name = (names or {}).get(method) or title(method)
             axes.fill_between(steps, low, high, color=tint, alpha=0.16, linewidth=0)
-            axes.plot(steps, middle, color=tint, linewidth=1.7, label=label(title(method)))
+            axes.plot(steps, middle, color=tint, linewidth=1.7, label=label(name))
         for step in marks:
             axes.axvline(step, color=ALARM, linewidth=1.1, linestyle="--")
         axes.set_title(caption)
         axes.set_xlabel("step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0.01)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
             axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
-        if len([line for line in lines.values() if line is not None]) > 1:
+        if legend and len([line for line in lines.values() if line is not None]) > 1:
             axes.legend(fontsize=8, handlelength=1.4)
     return figure
 
