@@ -398,7 +398,7 @@ def test_printed_config_is_a_config(here: Path, capsys: pytest.CaptureFixture[st
     "words",
     [
         [],
-        *[[c] for c in ("quickstart", "train", "evaluate", "report", "worlds", "config")],
+        *[[c] for c in ("quickstart", "train", "sweep", "evaluate", "report", "worlds", "config")],
         ["worlds", "show"],
     ],
     ids=lambda words: " ".join(words) or "foveal",

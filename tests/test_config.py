@@ -11,7 +11,9 @@ from foveal.config import DEFAULTS, RunConfig, dump, load, read_table, shipped
 from foveal.objectives.papo import PAPO
 from foveal.spec import ConfigError
 
-SHIPPED = sorted((Path(config_module.__file__).parent / "configs").glob("*.toml"))
+CONFIGS = Path(config_module.__file__).parent / "configs"
+SHIPPED = sorted(file for file in CONFIGS.glob("*.toml") if "sweep" not in read_table(file))
+"""Of single runs; sweeps are read in tests/sweep."""
 
 
 def table(**changes: Any) -> dict[str, Any]:

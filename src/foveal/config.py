@@ -256,6 +256,11 @@ def load(
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
     table = _copy(DEFAULTS) if source is None else read_table(source)
+    if "sweep" in table:
+        raise ConfigError(
+            f"{source} has a [sweep] table, so it is several runs: start it by foveal sweep {source}; one of "
+            f"them alone is OUT/configs/ARM.toml in the folder of the sweep"
+        )
     if model is not None:
         table["model"] = {**table.get("model", {}), "path": model}
     if data is not None:

@@ -188,14 +188,21 @@ def report(*, folder: Path) -> int:
     """`foveal report`."""
     from foveal.report.page import write_report
     from foveal.report.run_page import write_run_report
+    from foveal.report.sweep_page import write_sweep_report
+    from foveal.sweep.plan import PLAN
+    from foveal.sweep.results import collect
 
     if (folder / "metrics.jsonl").is_file():
         page = write_run_report(folder)
+    elif (folder / PLAN).is_file():
+        collect(folder)
+        page = write_sweep_report(folder)
     elif (folder / "summary.json").is_file():
         page = write_report(folder)
     else:
         raise FovealError(
-            f"{folder} is neither a run (metrics.jsonl) nor a quickstart (summary.json); check the path"
+            f"{folder} is neither a run (metrics.jsonl) nor a quickstart (summary.json) nor a sweep "
+            f"({PLAN}); check the path"
         )
     print(f"written: {page}")
     return 0

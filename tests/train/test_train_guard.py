@@ -17,8 +17,9 @@ from foveal.collapse import RECENT, SIGNS, GuardConfig, Memory, Verdict, in_word
 from foveal.config import load
 from foveal.keys import generator
 from foveal.policy.checkpoint import latest_checkpoint
-from foveal.quickstart.jobs import Job, _state
-from foveal.quickstart.worker import cpu_seconds
+from foveal.jobs.job import Job
+from foveal.jobs.screen import _state
+from foveal.jobs.worker import step_seconds
 from foveal.report.run_page import write_run_report
 from foveal.spec import ConfigError
 from foveal.train import guard, loop
@@ -403,7 +404,7 @@ def test_readers_of_steps_pass_over_the_guards_lines(rolled: Path, tmp_path: Pat
     made = {"name": "job", "method": "papo", "seed": 0, "config": "", "overrides": (), "problems": 1}
     job = Job(**made, steps=20, folder=str(tmp_path))
     spent = sum(line.get("time/cpu_s", 0.0) for line in read_lines(rolled / "metrics.jsonl"))
-    assert cpu_seconds(job) == pytest.approx(spent, abs=0.01) and spent > 0
+    assert step_seconds(job.run_folder, "time/cpu_s") == pytest.approx(spent, abs=0.01) and spent > 0
     assert _state(job) == (20, "evaluating")
 
 
