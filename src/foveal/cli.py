@@ -145,8 +145,8 @@ def _add_sweep(commands: _Commands) -> None:
     command = commands.add_parser(
         "sweep",
         help="one config with several values and seeds; the curve with intervals",
-        description="Train one config with several values of some keys and several seeds, a run a core, "
-        "evaluate all on the same held-out problems, print a table, and write sweep.json and report.html "
+        description="Train one config with several values of some keys and several seeds, a run a core,\n"
+        "evaluate all on the same held-out problems, print a table, and write sweep.json and report.html\n"
         "with curves, intervals over seeds and paired differences.",
         epilog=SWEEP_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -9,7 +9,7 @@ import pytest
 
 from foveal.evaluation import stats
 from foveal.report.axes import axis_of
-from foveal.report.sweep_figures import arm_colors, sweep_figure
+from foveal.report.sweep_figures import arm_colors, cut, sweep_figure
 from foveal.report.sweep_page import write_sweep_report
 from foveal.spec import FovealError
 from foveal.sweep.grid import SweepTable, arms_of, axes_of
@@ -84,6 +84,12 @@ def test_the_bar_of_a_figure_is_the_t_interval_and_every_seed_is_a_dot() -> None
     assert seeds in drawn and [0.5] in drawn
     assert [wanted.low, wanted.high] in drawn
     assert sum(len(values) == 2 for values in drawn) == 2, "one interval, one line of means"
+
+
+def test_an_axis_is_cut_around_its_values_where_intervals_are_far_wider() -> None:
+    assert cut((-10.0, 10.0), [1.0, 2.0]) == pytest.approx((0.4, 2.6))
+    assert cut((0.9, 2.1), [1.0, 2.0]) == (0.9, 2.1)
+    assert cut((0.9, 1.1), [1.0, 1.0]) == (0.9, 1.1)
 
 
 def test_the_page_tells_the_differences_that_intervals_carry(tmp_path: Path) -> None:

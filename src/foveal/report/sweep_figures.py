@@ -21,6 +21,8 @@ SPREAD = 0.018
 """Half the distance over which the seeds of one arm lie beside each other, as a share of the axis."""
 LEAST_SPAN = 0.1
 """A share's axis shows at least so much: a difference of a point should look like one."""
+ROOM = 0.6
+"""How far above and below all values an axis reaches, as a share of their range; longer bars are cut."""
 DODGE = 0.05
 """Distance between lines at one place of the axis, as a share of its width."""
 RAMP = "viridis"
@@ -74,9 +76,11 @@ def sweep_figure(
             )
         _dress(axes, axis, width=width)
         axes.set_title(caption)
+        known = [value for place in axis.places for value in values.get(place.arm, ())]
+        axes.set_ylim(cut(axes.get_ylim(), known if start is None else [*known, start]))
         if percent:
             _share_axis(axes)
-        elif min(min(values[place.arm]) for place in axis.places if values.get(place.arm)) >= 0:
+        elif min(known) >= 0:
             axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
         if start is not None or len(lines) > 1:
             axes.legend(fontsize=8, handlelength=1.6)
@@ -148,6 +152,16 @@ def _dress(axes: Axes, axis: Axis, *, width: float) -> None:
 def _width(axis: Axis) -> float:
     places = [x for x, _ in axis.ticks]
     return max(places) - min(places) or 1.0
+
+
+def cut(limits: tuple[float, float], values: Sequence[float]) -> tuple[float, float]:
+    """Limits of an axis that leave some room around the values, no more.
+
+    Intervals of two seeds are many times wider than the differences between arms: those end at the border, or
+    nothing else could be seen.
+    """
+    room = ROOM * (max(values) - min(values))
+    return (max(limits[0], min(values) - room), min(limits[1], max(values) + room)) if room > 0 else limits
 
 
 def _share_axis(axes: Axes) -> None:

@@ -12,7 +12,7 @@ from foveal.report import claims, figures
 from foveal.report.axes import Axis, axis_of
 from foveal.report.read import Curves, listed, mapping, number, read_json, read_jsonl
 from foveal.report.render import Cell, inline, percent, plain, render, write
-from foveal.report.sweep_figures import arm_colors, sweep_figure
+from foveal.report.sweep_figures import arm_colors, cut, sweep_figure
 from foveal.spec import FovealError
 
 SHARES = (
@@ -195,7 +195,13 @@ def _difference_figure(rivals: Sequence[Mapping[str, Any]], names: Mapping[str, 
         accuracy = mapping(pair.get("accuracy"))
         seeds = [one for one in map(claims.estimate, listed(accuracy.get("per_seed"))) if one is not None]
         rows.append((names.get(str(pair.get("b")), "?"), seeds, claims.estimate(accuracy.get("over_seeds"))))
-    return inline(figures.difference_figure(rows, caption="Accuracy, points"), name="diff") if rows else None
+    if not rows:
+        return None
+    figure = figures.difference_figure(rows, caption="Accuracy, points")
+    bounds = [100 * bound for _, seeds, _ in rows for one in seeds for bound in (one.low, one.high)]
+    axes = figure.axes[0]
+    axes.set_xlim(cut(axes.get_xlim(), [0.0, *bounds]))
+    return inline(figure, name="diff")
 
 
 def _curves(
