@@ -15,11 +15,11 @@ import torch
 
 from foveal.collapse import RECENT, SIGNS, GuardConfig, Memory, Verdict, in_words, observe
 from foveal.config import load
-from foveal.keys import generator
-from foveal.policy.checkpoint import latest_checkpoint
 from foveal.jobs.job import Job
 from foveal.jobs.screen import _state
 from foveal.jobs.worker import step_seconds
+from foveal.keys import generator
+from foveal.policy.checkpoint import latest_checkpoint
 from foveal.report.run_page import write_run_report
 from foveal.spec import ConfigError
 from foveal.train import guard, loop
