@@ -45,7 +45,8 @@ class Humble(Extension):
 
 
 if __name__ == "__main__":
-    from foveal.config import load, shipped
+    from foveal.config import load
+    from foveal.tables import shipped
 
     config = load(
         shipped("quickstart_grpo"),

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from foveal import config as config_module
-from foveal.config import DEFAULTS, RunConfig, dump, load, read_table, shipped
+from foveal.config import DEFAULTS, RunConfig, dump, load
 from foveal.objectives.papo import PAPO
 from foveal.spec import ConfigError
+from foveal.tables import read_table, shipped
 
 CONFIGS = Path(config_module.__file__).parent / "configs"
 SHIPPED = sorted(file for file in CONFIGS.glob("*.toml") if "sweep" not in read_table(file))

@@ -245,7 +245,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     options = {key: value for key, value in vars(arguments).items() if key not in ("command", "part", "run")}
     if "config" not in options:
         return options
-    from foveal.config import shipped
+    from foveal.tables import shipped
 
     first = options.pop("config")
     if first is not None and "=" in first:

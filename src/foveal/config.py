@@ -1,10 +1,6 @@
 """The configuration of a run: TOML and overrides to a frozen, checked `RunConfig`."""
 
-import difflib
-import sys
-import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +11,7 @@ from foveal import data, objectives, perturbations, rewards
 from foveal.collapse import GuardConfig
 from foveal.data.problems import DataSource
 from foveal.spec import Config, ConfigError, build_component, explain
+from foveal.tables import apply_override, own_copy, read_table
 from foveal.types import CLEAN, Objective, Perturbation, Reward, Sampling, ViewName
 
 SCHEMA_VERSION = 1
@@ -22,9 +19,6 @@ SCHEMA_VERSION = 1
 
 WORLD = "world"
 """Data type of the procedural problems."""
-
-PLUGIN_FOLDERS: list[str] = []
-"""Folders of the configs that were read: plug-in modules are found beside them."""
 
 VIEW_HINTS = {
     "removed": 'type = "patch_mask", or another perturbation that takes away what the answer is read from',
@@ -255,7 +249,7 @@ def load(
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
-    table = _copy(DEFAULTS) if source is None else read_table(source)
+    table = own_copy(DEFAULTS) if source is None else read_table(source)
     if "sweep" in table:
         raise ConfigError(
             f"{source} has a [sweep] table, so it is several runs: start it by foveal sweep {source}; one of "
@@ -277,90 +271,6 @@ def load(
         raise ConfigError(explain(error, RunConfig, where=where, overrides=origins)) from error
 
 
-def shipped(name: str) -> Path:
-    """The path of a config: a file as it is, or the name of one that ships with the package."""
-    own = Path(str(resources.files("foveal") / "configs" / f"{name}.toml"))
-    return own if own.is_file() and not Path(name).is_file() else Path(name)
-
-
-def read_table(
-    source: Path | Mapping[str, Any] | None, *, extended_by: tuple[Path, ...] = ()
-) -> dict[str, Any]:
-    """The tables of a TOML file; its folder becomes a place for plug-in modules.
-
-    A key `extends = "other.toml"` starts from that file, relative to this one; tables are merged, other
-    values replaced.
-    """
-    if source is None:
-        return {}
-    if not isinstance(source, Path):
-        return dict(_copy(source))
-    if not source.is_file():
-        raise ConfigError(f"no such config file: {source}{_similar_files(source)}")
-    try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from error
-    add_plugin_folder(source.resolve().parent)
-    base = table.pop("extends", None)
-    if base is None:
-        return table
-    chain = (*extended_by, source.resolve())
-    if not isinstance(base, str):
-        raise ConfigError(
-            f"{source}: extends = {base!r} is not the path of a TOML file; write it relative to this one"
-        )
-    if (source.parent / base).resolve() in chain:
-        circle = " -> ".join(path.name for path in (*chain, source.parent / base))
-        raise ConfigError(f"{source}: extends = {base!r} goes round in a circle ({circle}); leave one out")
-    return _merged(read_table(source.parent / base, extended_by=chain), table)
-
-
-def add_plugin_folder(folder: Path) -> None:
-    """Let plug-in modules be imported from a folder, after all other places."""
-    name = str(folder)
-    if name not in PLUGIN_FOLDERS:
-        PLUGIN_FOLDERS.append(name)
-    if name not in sys.path:
-        sys.path.append(name)
-
-
-def _similar_files(wanted: Path) -> str:
-    """The config that may be meant: one beside it or a shipped one of a similar name, else those beside
-    it."""
-    beside = sorted(wanted.parent.glob("*.toml")) if wanted.parent.is_dir() else []
-    own = sorted((Path(str(resources.files("foveal"))) / "configs").glob("*.toml"))
-    places = {path.stem: path.stem for path in own} | {path.stem: str(path) for path in beside}
-    near = difflib.get_close_matches(wanted.stem, list(places), n=1)
-    if near:
-        return f"; did you mean {places[near[0]]}?"
-    return f"; found {', '.join(str(path) for path in beside[:5])}" if beside else ""
-
-
-def apply_override(table: dict[str, Any], override: str) -> None:
-    """Set `a.b.c=value` in nested tables; the value is read as TOML, or taken as text where it is not
-    TOML."""
-    path, separator, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
-        raise ConfigError(f"override {override!r} is not of the form section.key=value")
-    try:
-        value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
-    here: Any = table
-    for key in keys[:-1]:
-        here = here[_index(here, key, override)] if isinstance(here, list) else here.setdefault(key, {})
-        if not isinstance(here, dict | list):
-            raise ConfigError(f"override {override!r}: {key!r} is a value, not a table")
-    if isinstance(here, list):
-        here[_index(here, keys[-1], override)] = value
-    else:
-        here[keys[-1]] = value
-
-
 def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The data table with another path; settings of a world mean nothing to a file, and the other way
     round."""
@@ -374,28 +284,3 @@ def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 def dump(config: Config) -> str:
     """The resolved configuration as TOML; reading it gives the same configuration."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
-
-
-def _index(values: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(values):
-        raise ConfigError(f"override {override!r}: {key!r} is not a place in a list of {len(values)}")
-    return int(key)
-
-
-def _merged(base: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `table`; a table with another `type` replaces the base's as a whole."""
-    found = dict(base)
-    for key, value in table.items():
-        before = base.get(key)
-        found[key] = value
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            kind = before.get("type")
-            found[key] = _merged(before, value) if value.get("type", kind) == kind else value
-    return found
-
-
-def _copy(value: Any) -> Any:
-    """Tables and lists of one's own, to be changed by overrides; other values as they are."""
-    if isinstance(value, Mapping):
-        return {key: _copy(inner) for key, inner in value.items()}
-    return [_copy(inner) for inner in value] if isinstance(value, list | tuple) else value

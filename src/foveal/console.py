@@ -18,8 +18,9 @@ from rich.progress import (
 )
 from rich.table import Column, Table
 
-from foveal.config import WORLD, RunConfig, add_plugin_folder, dump, load
+from foveal.config import WORLD, RunConfig, dump, load
 from foveal.spec import FovealError, explain
+from foveal.tables import add_plugin_folder
 
 BAR_WIDTH = 10
 """The whole line fits into 80 columns; where it does not, the bar gives way."""

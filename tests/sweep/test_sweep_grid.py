@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from foveal.config import shipped
 from foveal.spec import ConfigError
 from foveal.sweep.grid import Arm, SweepTable, arms_of, axes_of, axis_of, read, toml
 from foveal.sweep.plan import Plan, read_plan
+from foveal.tables import shipped
 
 CONFIGS = sorted(shipped("quickstart_papo").parent.glob("sweep_*.toml"))
 NEEDS_A_MODEL = "sweep_mask_kind"

@@ -17,9 +17,10 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from foveal.config import load, shipped
+from foveal.config import load
 from foveal.console import worlds_coldstart
 from foveal.spec import FovealError
+from foveal.tables import shipped
 from foveal.types import Problem
 from foveal.worlds import FAMILIES, make_problem
 from foveal.worlds.cells import COLOURS, LETTERS, SHAPES

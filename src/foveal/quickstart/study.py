@@ -214,8 +214,9 @@ def _gallery(out: Path, plan: Sequence[StudyJob], evaluations: Sequence[Evaluati
     """Problems that the cold start got wrong, those that most methods then got right first; the first seed of
     each.
     """
-    from foveal.config import load, shipped
+    from foveal.config import load
     from foveal.quickstart.worker import LOOKED_AT, picture_name
+    from foveal.tables import shipped
     from foveal.train.setup import open_problems
 
     shown = [(j, e) for j, e in zip(plan, evaluations, strict=True) if j.seed in (None, 0)]

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from foveal.config import RunConfig, load, shipped
+from foveal.config import RunConfig, load
 from foveal.data.collate import perturb
 from foveal.diagnosis.looking import looking, summarize
 from foveal.evaluation.records import Evaluation
@@ -15,6 +15,7 @@ from foveal.jobs.worker import first_problems, on_heldout, require_heldout, serv
 from foveal.quickstart.job import StudyJob
 from foveal.rewards.boxed import last_boxed
 from foveal.spec import FovealError
+from foveal.tables import shipped
 from foveal.train.assess import assess_policy
 from foveal.train.record import save_picture, write_json
 from foveal.train.setup import policy_of

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 from pydantic import ValidationError
 
-from foveal.config import PLUGIN_FOLDERS, RunConfig, apply_override, dump, load, read_table, shipped
+from foveal.config import RunConfig, dump, load
 from foveal.evaluation.compare import COLD_START
 from foveal.evaluation.records import Evaluation
 from foveal.jobs import folder
 from foveal.jobs.job import Job
 from foveal.spec import ConfigError, FovealError, explain
 from foveal.sweep.grid import Arm, Axis, SweepTable, arms_of, axes_of
+from foveal.tables import PLUGIN_FOLDERS, apply_override, read_table, shipped
 
 SCHEMA_VERSION = 1
 PLAN = "sweep_plan.json"

@@ -5,9 +5,10 @@ import threading
 import time
 from pathlib import Path
 
-from foveal.config import add_plugin_folder, load
+from foveal.config import load
 from foveal.jobs.worker import first_problems, on_heldout, require_heldout, serve, step_seconds, train
 from foveal.sweep.plan import SweepJob
+from foveal.tables import add_plugin_folder
 from foveal.train.assess import assess_policy
 from foveal.train.record import write_json
 from foveal.train.setup import policy_of

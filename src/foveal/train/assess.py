@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveal.config import RunConfig, add_plugin_folder, load, read_table
+from foveal.config import RunConfig, load
 from foveal.data.world import WorldDataConfig
 from foveal.evaluation.records import Evaluation
 from foveal.evaluation.run import evaluate
@@ -14,6 +14,7 @@ from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
 from foveal.spec import FovealError
+from foveal.tables import add_plugin_folder, read_table
 from foveal.train.record import CONFIG, import_paths
 from foveal.train.setup import check_problems, first_problems, policy_of
 from foveal.train.validate import BATCH, judge_of

@@ -31,8 +31,9 @@ from typing import Any, TextIO
 from PIL.Image import Image
 from torch import Tensor
 
-from foveal.config import PLUGIN_FOLDERS, SCHEMA_VERSION, RunConfig, dump
+from foveal.config import SCHEMA_VERSION, RunConfig, dump
 from foveal.spec import FovealError
+from foveal.tables import PLUGIN_FOLDERS
 from foveal.types import Group
 
 METRICS = "metrics.jsonl"
