@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from PIL.Image import Image
@@ -17,6 +16,9 @@ from torch import Tensor
 
 from foveal.keys import Key
 from foveal.spec import Component
+from foveal.views import Perturbation as Perturbation
+from foveal.views import PerturbationContext as PerturbationContext
+from foveal.views import SaliencySource as SaliencySource
 
 ViewName = str
 """The pictures of a problem as the policy sees them: "clean" always; "removed", "preserved", ... as
@@ -295,30 +297,6 @@ class Objective(Component):
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
         """What is logged beside the terms (clip fraction, ...); `coef` is ignored and no gradient is kept."""
         return []
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerturbationContext:
-    """What a perturbation may look at besides the picture."""
-
-    patch: int = 14
-    """Side of a vision patch, pixels."""
-    merge: int = 2
-    """Patches a side that become one visual token."""
-    donors: tuple[Image, ...] = ()
-    """Pictures of other problems."""
-    saliency: Float[np.ndarray, "h w"] | None = None
-
-
-class Perturbation(Component):
-    """Turns a picture into another of the same size; the input is left untouched.
-
-    Called once a picture with a generator keyed by (run seed, step, problem id, image index, view).
-    """
-
-    def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
-        """The perturbed picture."""
-        raise NotImplementedError
 
 
 class Reward(Component):

@@ -35,6 +35,11 @@ class RandomChoice(Perturbation):
     type: str = "random_choice"
     options: tuple[Held, ...] = Field(min_length=1)
 
+    @property
+    def held(self) -> tuple[Perturbation, ...]:
+        """The options."""
+        return self.options
+
     def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
         """The picture under the option drawn."""
         chosen = self.options[int(rng.integers(len(self.options)))]
@@ -42,10 +47,19 @@ class RandomChoice(Perturbation):
 
 
 class Chain(Perturbation):
-    """All of `steps`, one after the other; no step gives the picture in RGB."""
+    """All of `steps`, one after the other; no step gives the picture in RGB.
+
+    One step on the model's grid puts the whole chain there. A saliency map is that of the first picture: put
+    a salient mask in front of steps that move things.
+    """
 
     type: str = "chain"
     steps: tuple[Held, ...] = ()
+
+    @property
+    def held(self) -> tuple[Perturbation, ...]:
+        """The steps."""
+        return self.steps
 
     def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
         """The picture after the last step."""
