@@ -12,6 +12,7 @@ from transformers.utils.logging import disable_progress_bar
 from foveal.policy import forward as packing
 from foveal.policy.attention import AttentionPath, PackedLayout
 from foveal.policy.families import Family, family_of
+from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
 from foveal.policy.processing import PROCESSOR_FILES, Processor
 from foveal.spec import FovealError
@@ -138,7 +139,7 @@ def load_policy(
         raise FovealError(
             f"attention = {attention!r}; expected 'auto', 'split' or 'dense'; change [model] attention"
         )
-    folder = _folder(path)
+    folder = local_folder(path, setting="--model or [model] path")
     # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -169,34 +170,3 @@ def load_policy(
         chosen = attention  # type: ignore[assignment]
     model.train()
     return Policy(model, family, Processor(folder, family), path=chosen)
-
-
-def _folder(path: str) -> Path:
-    """A local folder, or the local copy of a hub repository."""
-    local = Path(path).expanduser()
-    if local.is_dir():
-        if not (local / "config.json").is_file():
-            near = sorted(str(p.parent) for p in local.glob("*/config.json"))
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise FovealError(
-                f"the model folder {path} has no config.json; expected a Hugging Face model folder{hint}"
-            )
-        return local
-    if local.exists() or path.startswith(("/", "./", "../", "~")) or path.count("/") != 1:
-        raise FovealError(
-            f"no such model: {path!r} is not a folder; expected a Hugging Face model folder or a hub id "
-            f"'owner/name'; change --model or [model] path"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
-
-    try:
-        return Path(
-            snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise FovealError(
-            f"no such model: {path!r} is not a local folder, and the hub did not give it ({reason}); "
-            f"check the name and the network, or change --model or [model] path"
-        ) from error
