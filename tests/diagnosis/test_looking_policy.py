@@ -8,7 +8,7 @@ import torch
 from PIL.Image import Image
 
 from foveal.diagnosis.looking import looking
-from foveal.perturbations.occlude import Blank
+from foveal.perturbations.replace import Blank
 from foveal.policy import Policy, load_policy
 from foveal.types import REMOVED, Perturbation, PerturbationContext
 from policy_cases import ONE, TWO, group

@@ -1,3 +1,5 @@
+"""Each perturbation against hand numbers or a loop, and what its fields refuse."""
+
 import doctest
 
 import hypothesis.strategies as st
@@ -9,50 +11,16 @@ from pydantic import ValidationError
 
 import foveal.keys
 from foveal.keys import generator
-from foveal.perturbations import REGISTRY
-from foveal.perturbations.chain import Chain, RandomChoice, build_perturbation
-from foveal.perturbations.distort import Colour, Perspective, Rotation, perspective_coefficients
-from foveal.perturbations.occlude import Blank, Crop, Noise, Occlusion, PatchMask
-from foveal.perturbations.pictures import fill_colour, to_pixels, to_rgb
-from foveal.spec import ConfigError, FovealError, build_component
+from foveal.perturbations.chain import Chain, RandomChoice
+from foveal.perturbations.distort import Blur, Colour, Perspective, Rotation, perspective_coefficients
+from foveal.perturbations.noise import DiffusionNoise, Noise
+from foveal.perturbations.occlude import Crop, Occlusion, PatchMask
+from foveal.perturbations.pictures import fill_colour, to_rgb
+from foveal.perturbations.replace import Blank, OtherPicture
+from foveal.spec import ConfigError, FovealError
 from foveal.types import Perturbation, PerturbationContext
 
 CONTEXT = PerturbationContext(patch=14, merge=2)
-ALL: dict[str, Perturbation] = {
-    "patch_mask": PatchMask(),
-    "patch_mask_model": PatchMask(patch="model", fill="mean"),
-    "patch_mask_background": PatchMask(patch=3, ratio=0.5, fill="background"),
-    "occlusion": Occlusion(),
-    "occlusion_grey": Occlusion(fill="grey"),
-    "crop": Crop(),
-    "noise": Noise(),
-    "blank": Blank(fill=(1, 2, 3)),
-    "colour": Colour(),
-    "rotation": Rotation(),
-    "perspective": Perspective(probability=1.0),
-    "random_choice": RandomChoice(options=("colour", "perspective", "rotation")),
-    "chain": Chain(steps=("colour", {"type": "patch_mask", "patch": 4})),
-}
-EVERY = pytest.mark.parametrize("perturb", ALL.values(), ids=ALL.keys())
-MODES = [
-    "1",
-    "L",
-    "LA",
-    "P",
-    "RGB",
-    "RGBA",
-    "CMYK",
-    "YCbCr",
-    "HSV",
-    "I",
-    "F",
-    "I;16",
-    "I;16B",
-    "PA",
-    "LAB",
-    "La",
-    "RGBa",
-]
 
 
 def picture(width: int = 60, height: int = 45, *, seed: int = 0) -> Image.Image:
@@ -63,56 +31,8 @@ def apply(perturb: Perturbation, image: Image.Image, *key: int | str) -> np.ndar
     return np.asarray(perturb(image, rng=generator(*(key or ("key",))), context=CONTEXT))
 
 
-def in_mode(mode: str, size: tuple[int, int]) -> Image.Image:
-    image = picture(*size)
-    if mode.startswith("I;16"):
-        values = np.asarray(image.convert("L"), dtype=np.uint16) * 257
-        image = Image.frombytes(mode, size, values.astype(">u2" if mode.endswith("B") else "<u2").tobytes())
-        return image
-    return image.convert("RGBA").convert(mode) if mode in ("La", "RGBa", "PA") else image.convert(mode)
-
-
 def test_doctests_of_keys_hold():
     assert doctest.testmod(foveal.keys).failed == 0
-
-
-def test_every_short_name_builds_its_perturbation_and_comes_back_from_its_dump():
-    for name in REGISTRY:
-        table = {"type": name, "options": ["crop"]} if name == "random_choice" else {"type": name}
-        found = build_component(table, REGISTRY, kind="perturbation")
-        assert isinstance(found, Perturbation) and found.type == name
-        assert build_perturbation(found.model_dump(mode="json")) == found
-
-
-@EVERY
-@pytest.mark.parametrize("size", [(60, 45), (1, 1), (1, 30), (29, 2), (14, 14)])
-def test_size_is_kept_mode_is_rgb_and_the_input_untouched(perturb, size):
-    image = picture(*size)
-    before = image.tobytes()
-    found = perturb(image, rng=generator(1), context=CONTEXT)
-    assert found.size == size and found.mode == "RGB" and found is not image
-    assert image.tobytes() == before
-
-
-@EVERY
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_is_taken_and_left_untouched(perturb, mode):
-    image = in_mode(mode, (17, 9))
-    before = image.tobytes()
-    found = perturb(image, rng=generator(1), context=CONTEXT)
-    assert (found.size, found.mode) == ((17, 9), "RGB")
-    assert image.mode == mode and image.tobytes() == before
-
-
-@EVERY
-def test_the_same_key_gives_the_same_picture_whatever_came_before_and_another_key_another(perturb):
-    image = picture()
-    first = apply(perturb, image, 0, "p", "removed")
-    apply(perturb, picture(seed=5), 9)
-    assert np.array_equal(apply(perturb, image, 0, "p", "removed"), first)
-    if not isinstance(perturb, Blank):
-        others = [apply(perturb, image, 1, "p", "removed", i) for i in range(3)]
-        assert any(not np.array_equal(other, first) for other in others)
 
 
 @settings(deadline=None, max_examples=40)
@@ -150,17 +70,36 @@ def test_fill_colours_by_hand():
     pixels = np.zeros((4, 4, 3), dtype=np.uint8)
     pixels[1:3, 1:3] = (200, 40, 8)
     pixels[0, 0] = (9, 9, 9)
-    assert fill_colour("black", pixels) == (0, 0, 0)
-    assert fill_colour("grey", pixels) == (128, 128, 128)
-    assert fill_colour("background", pixels) == (0, 0, 0)
-    assert fill_colour("mean", pixels) == (51, 11, 3)
-    assert fill_colour((1, 2, 3), pixels) == (1, 2, 3)
+    image = Image.fromarray(pixels)
+    assert fill_colour("black", image) == (0, 0, 0)
+    assert fill_colour("grey", image) == (128, 128, 128)
+    assert fill_colour("background", image) == (0, 0, 0)
+    assert fill_colour("mean", image) == (51, 11, 3)
+    assert fill_colour((1, 2, 3), image) == (1, 2, 3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(2, 4), st.integers(0, 1000))
+def test_mean_and_background_equal_loops_over_pixels(width, height, colours, seed):
+    draw = np.random.default_rng(seed)
+    palette = draw.integers(0, 256, (colours, 3))
+    pixels = palette[draw.integers(0, colours, (height, width))].astype(np.uint8)
+    rows = [tuple(int(v) for v in pixels[y, x]) for y in range(height) for x in range(width)]
+    means = [sum(row[channel] for row in rows) / len(rows) for channel in range(3)]
+    border = [(y, x) for x in range(width) for y in (0, height - 1)]
+    border += [(y, x) for y in range(height) for x in (0, width - 1)]
+    seen = [tuple(int(v) for v in pixels[place]) for place in border]
+    image = Image.fromarray(pixels)
+    assert fill_colour("mean", image) == tuple(round(mean) for mean in means)
+    assert fill_colour("background", image) == min(
+        set(seen), key=lambda colour: (-seen.count(colour), colour)
+    )
 
 
 @pytest.mark.parametrize("fill", ["black", "grey", "mean", "background", (7, 8, 9)])
 def test_blank_patch_mask_and_occlusion_hide_with_the_fill_asked_for(fill):
     image = picture()
-    colour = fill_colour(fill, to_pixels(image))
+    colour = fill_colour(fill, image)
     assert (apply(Blank(fill=fill), image) == colour).all()
     assert (apply(PatchMask(ratio=1.0, fill=fill), image) == colour).all()
     changed = (apply(Occlusion(fill=fill), image) != np.asarray(image)).any(-1)
@@ -201,11 +140,123 @@ def test_crop_keeps_a_window_of_the_published_share_at_full_size():
     assert np.array_equal(apply(Crop(smallest=1.0, largest=1.0), picture()), np.asarray(picture()))
 
 
+def test_nothing_outside_the_window_of_a_crop_shows():
+    inside, outside = np.full((50, 80, 3), 90, dtype=np.uint8), 0
+    perturb, size = Crop(smallest=0.5, largest=0.5), (80, 50)
+    for key in range(10):
+        draws = generator(key)
+        _, places = draws.uniform(0.5, 0.5, 2), draws.random(2)
+        left, top = int(places[0] * (80 - 40 + 1)), int(places[1] * (50 - 25 + 1))
+        pixels = np.full((50, 80, 3), outside, dtype=np.uint8)
+        pixels[top : top + 25, left : left + 40] = 90
+        found = perturb(Image.fromarray(pixels), rng=generator(key), context=CONTEXT)
+        assert found.size == size and np.array_equal(np.asarray(found), inside)
+
+
 def test_noise_has_the_standard_deviation_asked_for_and_none_leaves_the_picture():
     grey = Image.new("RGB", (200, 200), (128, 128, 128))
     moved = apply(Noise(std=0.1), grey).astype(float) - 128
     assert moved.std() == pytest.approx(25.5, rel=0.02) and abs(moved.mean()) < 0.3
     assert np.array_equal(apply(Noise(std=0.0), picture()), np.asarray(picture()))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 7), st.integers(1, 7), st.sampled_from([3, 5]), st.floats(0.3, 3), st.integers(0, 99))
+def test_blur_equals_a_loop_over_neighbours(width, height, size, sigma, seed):
+    image, reach = picture(width, height, seed=seed), size // 2
+    pixels = np.asarray(image).astype(float)
+    offsets = [(dy, dx) for dy in range(-reach, reach + 1) for dx in range(-reach, reach + 1)]
+    weights = {(dy, dx): np.exp(-(dy**2 + dx**2) / (2 * sigma**2)) for dy, dx in offsets}
+    found = np.asarray(Blur(size=size, sigma=sigma)(image, rng=generator(0), context=CONTEXT))
+    for y in range(height):
+        for x in range(width):
+            near = [pixels[mirrored(y + dy, height), mirrored(x + dx, width)] for dy, dx in offsets]
+            mean = sum(w * v for w, v in zip(weights.values(), near, strict=True)) / sum(weights.values())
+            assert np.abs(found[y, x] - mean).max() <= 0.51
+
+
+def mirrored(place: int, length: int) -> int:
+    """The pixel that stands beyond the edge; the edge itself is not repeated."""
+    if length == 1:
+        return 0
+    place = abs(place) % (2 * (length - 1))
+    return min(place, 2 * (length - 1) - place)
+
+
+def test_blur_of_one_point_by_hand():
+    pixels = np.zeros((5, 5, 3), dtype=np.uint8)
+    pixels[2, 2] = 255
+    near = 1 / np.e**0.5
+    whole = (1 + 2 * near) ** 2
+    found = apply(Blur(), Image.fromarray(pixels))[..., 0]
+    assert found[2, 2] == round(255 / whole) == 52
+    assert found[1, 2] == found[2, 3] == round(255 * near / whole) == 32
+    assert found[1, 1] == round(255 * near**2 / whole) == 19
+    assert found[0].max() == found[:, 4].max() == 0
+
+
+def signal_left(step: int) -> float:
+    """Product of 1 - beta_s over the steps 0..step of NoisyRollout's forward process."""
+    left = 1.0
+    for s in range(step + 1):
+        left *= 1 - (1e-5 + (0.5e-2 - 1e-5) / (1 + np.exp(-(-6 + 12 * s / 999))))
+    return float(left)
+
+
+@pytest.mark.parametrize(("strength", "left"), [(0, 0.99998), (450, 0.82944), (500, 0.74480), (999, 0.08125)])
+def test_diffusion_noise_keeps_and_adds_what_the_forward_process_says(strength, left):
+    assert signal_left(strength) == pytest.approx(left, abs=1e-5)
+    grey = Image.new("RGB", (300, 200), (128, 128, 128))
+    found = DiffusionNoise(strength=strength, anneal="none")(grey, rng=generator(2), context=CONTEXT)
+    noise = generator(2).standard_normal((200, 300, 3), dtype=np.float32)
+    exact = 128 * left_root(strength) + 255 * (1 - signal_left(strength)) ** 0.5 * noise
+    assert np.abs(np.asarray(found) - np.clip(exact, 0, 255)).max() <= 0.51
+
+
+def left_root(strength: int) -> float:
+    return signal_left(strength) ** 0.5
+
+
+def test_diffusion_noise_fades_over_the_training_as_in_noisyrollout():
+    noise = DiffusionNoise(strength=500, steepness=30.0, midpoint=40 / 60)
+    by_hand = {p: int(500 * (1 - 1 / (1 + np.exp(-30 * (p - 40 / 60))))) for p in (0.0, 0.5, 0.6, 0.8, 1.0)}
+    assert {p: noise.step(p) for p in by_hand} == by_hand
+    assert by_hand == {0.0: 499, 0.5: 496, 0.6: 440, 0.8: 8, 1.0: 0}
+    assert noise.step(40 / 60) == 250
+    assert DiffusionNoise(strength=500, anneal="none").step(1.0) == 500
+    assert DiffusionNoise(steepness=1e9).step(0.0) == 500 and DiffusionNoise(steepness=1e9).step(1.0) == 0
+    image = Image.new("RGB", (100, 80), (128, 128, 128))
+    spreads = []
+    for progress in (0.0, 0.6, 0.7, 1.0):
+        context = PerturbationContext(progress=progress)
+        spreads.append(np.asarray(noise(image, rng=generator(0), context=context)).astype(float).std())
+    assert spreads == sorted(spreads, reverse=True) and spreads[0] > 90 and spreads[-1] < 2
+
+
+def test_other_picture_is_a_donor_at_this_size_whatever_the_picture():
+    donors = tuple(picture(30, 20, seed=seed) for seed in range(3))
+    context = PerturbationContext(donors=donors)
+    wanted = [np.asarray(donor.resize((60, 45), Image.Resampling.BICUBIC)) for donor in donors]
+    drawn = set()
+    for key in range(20):
+        found = np.asarray(OtherPicture()(picture(), rng=generator(key), context=context))
+        drawn |= {index for index, donor in enumerate(wanted) if np.array_equal(found, donor)}
+        blank = Image.new("RGB", (60, 45))
+        assert np.array_equal(found, np.asarray(OtherPicture()(blank, rng=generator(key), context=context)))
+    assert drawn == {0, 1, 2}
+
+
+def test_other_picture_without_another_says_what_to_change():
+    with pytest.raises(FovealError, match="no other problem with a picture.*use data with several pictures"):
+        OtherPicture()(picture(), rng=generator(0), context=CONTEXT)
+
+
+def test_what_held_perturbations_need_their_holder_needs():
+    nested = Chain(steps=({"type": "random_choice", "options": ["crop", {"type": "other_picture"}]}, "blur"))
+    assert nested.needs_donors and not nested.on_model_grid and nested.saliency_sources == ()
+    assert Chain(steps=("crop", PatchMask(patch="token"))).on_model_grid
+    assert not Chain(steps=("crop", PatchMask(patch=28))).on_model_grid
+    assert not RandomChoice(options=("crop", "noise")).needs_donors
 
 
 def test_colour_with_factors_of_one_leaves_the_picture_and_zero_saturation_gives_grey():
@@ -277,6 +328,19 @@ def test_to_rgb_reads_odd_modes_as_a_person_would_see_them():
     assert to_rgb(palette).getpixel((0, 0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_a_transparent_colour_shows_the_paper(mode):
+    image = Image.new("RGB", (1, 1)).convert(mode)
+    assert to_rgb(image).getpixel((0, 0)) == (0, 0, 0)
+    image.info["transparency"] = image.getpixel((0, 0))
+    assert to_rgb(image).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_float_sample_that_is_not_a_number_is_black():
+    image = Image.fromarray(np.array([[np.nan, 0.5, 1.0]], dtype=np.float32))
+    assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 128, 255]
+
+
 @pytest.mark.parametrize(
     ("mode", "value", "seen"), [("I;16", 65535, 255), ("I;16", 257, 1), ("I", 65535, 255), ("I", 200, 200)]
 )
@@ -302,6 +366,9 @@ def test_to_rgb_scales_floats_in_the_unit_range_and_refuses_an_empty_picture():
         (lambda: Crop(smallest=0.8), "smallest 0.8 is above largest 0.7"),
         (lambda: Colour(contrast=(1.2, 0.2)), "0 <= least <= greatest"),
         (lambda: RandomChoice(options=()), "at least 1 item"),
+        (lambda: DiffusionNoise(strength=1000), "less than 1000"),
+        (lambda: Blur(size=4), "Input should be 3 or 5"),
+        (lambda: Blur(sigma=0), "greater than 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(build, message):

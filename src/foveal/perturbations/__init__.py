@@ -2,13 +2,17 @@
 
 REGISTRY: dict[str, str] = {
     "patch_mask": "foveal.perturbations.occlude:PatchMask",
+    "salient_mask": "foveal.perturbations.salient:SalientMask",
     "occlusion": "foveal.perturbations.occlude:Occlusion",
     "crop": "foveal.perturbations.occlude:Crop",
-    "noise": "foveal.perturbations.occlude:Noise",
-    "blank": "foveal.perturbations.occlude:Blank",
+    "noise": "foveal.perturbations.noise:Noise",
+    "diffusion_noise": "foveal.perturbations.noise:DiffusionNoise",
+    "blank": "foveal.perturbations.replace:Blank",
+    "other_picture": "foveal.perturbations.replace:OtherPicture",
     "colour": "foveal.perturbations.distort:Colour",
     "rotation": "foveal.perturbations.distort:Rotation",
     "perspective": "foveal.perturbations.distort:Perspective",
+    "blur": "foveal.perturbations.distort:Blur",
     "random_choice": "foveal.perturbations.chain:RandomChoice",
     "chain": "foveal.perturbations.chain:Chain",
 }

@@ -1,59 +1,52 @@
-"""Perturbations that take information away: patch mask, rectangles, crop, noise, blank."""
+"""Perturbations that take information away by covering or cutting: patch mask, rectangles, crop."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from PIL import Image as Images
 from PIL.Image import Image
 from pydantic import Field, model_validator
 
-from foveal.perturbations.pictures import Fill, fill_colour, to_image, to_pixels, to_rgb
+from foveal.perturbations.pictures import Fill, fill_colour, to_image, to_rgb
+from foveal.perturbations.squares import Patch, grid_of, mask_of, side_of
 from foveal.types import Perturbation, PerturbationContext
 
 
 class PatchMask(Perturbation):
     """Replace each square of a grid with probability `ratio`, independently.
 
-    The grid starts at the top left corner; squares at the right and bottom edge are cut.
-    Source: PAPO arXiv:2507.06448v5 section 3 (ratio 0.6, squares of 14 pixels, black, on the raw picture
-    before the processor resizes it, so that its squares do not meet the model's patches; `patch = "model"` on
-    a resized picture does).
+    The grid starts at the top left corner; squares at the right and bottom edge are cut. One number a square,
+    row by row.
+    Source: PAPO arXiv:2507.06448v5 section 3 (ratio 0.6, squares of 14 pixels, black, on the picture as
+    stored).
+    Differs from the paper: nothing by default. There and by default the processor resizes afterwards, so that
+    squares do not meet the model's patches and most patches are hidden in part. With `patch` "model" or
+    "token" the picture is resized first, and every patch is hidden whole or not at all.
     """
 
     type: str = "patch_mask"
     ratio: float = Field(default=0.6, ge=0, le=1)
     """Probability that a square is replaced; the paper's default, ablated from 0.4 to 1.0."""
-    patch: Annotated[int, Field(ge=1)] | Literal["model", "token"] = 14
-    """Side of a square in pixels; "model": the model's vision patch; "token": the patches that become one
-    visual token."""
+    patch: Patch = 14
+    """Side of a square in pixels of the stored picture (the paper's 14), or "model" or "token": the model's
+    own grid."""
     fill: Fill = "black"
     """The paper's. Small models that never saw black patches break on them; use "background" or "grey"
     there."""
 
+    @property
+    def on_model_grid(self) -> bool:
+        """With a `patch` of the model's."""
+        return isinstance(self.patch, str)
+
     def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
         """The masked picture."""
-        pixels = to_pixels(image)
-        hidden = patch_grid(pixels.shape[:2], side=self._side(context), ratio=self.ratio, rng=rng)
-        pixels[hidden] = fill_colour(self.fill, pixels)
-        return to_image(pixels)
-
-    def _side(self, context: PerturbationContext) -> int:
-        if self.patch == "model":
-            return context.patch
-        if self.patch == "token":
-            return context.patch * context.merge
-        return self.patch
-
-
-def patch_grid(
-    size: tuple[int, ...], *, side: int, ratio: float, rng: np.random.Generator
-) -> Bool[np.ndarray, "h w"]:
-    """Which pixels of a picture of (height, width) lie in a hidden square; one number a square, row by
-    row."""
-    height, width = size
-    hidden = rng.random((-(-height // side), -(-width // side))) < ratio
-    return np.repeat(np.repeat(hidden, side, axis=0)[:height], side, axis=1)[:, :width]
+        picture = to_rgb(image)
+        side = side_of(self.patch, context)
+        hidden = rng.random(grid_of(picture.size, side=side)) < self.ratio
+        picture.paste(fill_colour(self.fill, picture), mask=mask_of(hidden, picture.size, side=side))
+        return picture
 
 
 class Occlusion(Perturbation):
@@ -78,29 +71,37 @@ class Occlusion(Perturbation):
 
     def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
         """The covered picture."""
-        pixels = to_pixels(image)
-        hidden = self._covered(pixels.shape[0], pixels.shape[1], rng)
+        picture = to_rgb(image)
+        mask = Images.fromarray(self._covered(picture.height, picture.width, rng))
         if self.fill == "noise":
-            noise = rng.integers(0, 256, pixels.shape, dtype=np.uint8)
-            return to_image(np.where(hidden[..., None], noise, pixels))
-        pixels[hidden] = fill_colour(self.fill, pixels)
-        return to_image(pixels)
+            noise = rng.integers(0, 256, (picture.height, picture.width, 3), dtype=np.uint8)
+            picture.paste(to_image(noise), mask=mask)
+        else:
+            picture.paste(fill_colour(self.fill, picture), mask=mask)
+        return picture
 
     def _covered(self, height: int, width: int, rng: np.random.Generator) -> Bool[np.ndarray, "h w"]:
-        """Union of the rectangles: +1 and -1 at their corners, summed along both axes, is how many lie over a
-        pixel."""
+        """Union of the rectangles: how many lie over a pixel is the product of "spans this row" and "spans
+        this column", summed over rectangles."""
         sides = rng.uniform(self.smallest, self.largest, (2, self.rectangles))
         places = rng.random((2, self.rectangles))
         tall = np.clip(np.rint(sides[0] * height), 1, height).astype(np.int64)
         wide = np.clip(np.rint(sides[1] * width), 1, width).astype(np.int64)
         top = (places[0] * (height - tall + 1)).astype(np.int64)
         left = (places[1] * (width - wide + 1)).astype(np.int64)
-        corners = np.zeros((height + 1, width + 1), dtype=np.int64)
-        np.add.at(corners, (top, left), 1)
-        np.add.at(corners, (top + tall, left + wide), 1)
-        np.add.at(corners, (top + tall, left), -1)
-        np.add.at(corners, (top, left + wide), -1)
-        return corners.cumsum(0).cumsum(1)[:height, :width] > 0
+        spans_row = _spans(top, tall, height)
+        spans_column = _spans(left, wide, width)
+        covered: np.ndarray = spans_row.T @ spans_column > 0
+        return covered
+
+
+def _spans(
+    start: Int[np.ndarray, "rectangles"], extent: Int[np.ndarray, "rectangles"], length: int
+) -> Float[np.ndarray, "rectangles length"]:
+    """1 where an interval covers a place, else 0; float32, which counts exactly and multiplies fast."""
+    place = np.arange(length)
+    found: np.ndarray = (place >= start[:, None]) & (place < (start + extent)[:, None])
+    return found.astype(np.float32)
 
 
 class Crop(Perturbation):
@@ -131,35 +132,5 @@ class Crop(Perturbation):
         left = int(places[0] * (picture.width - wide + 1))
         top = int(places[1] * (picture.height - tall + 1))
         window = (left, top, left + wide, top + tall)
-        return picture.resize(picture.size, Images.Resampling.BICUBIC, box=window)
-
-
-class Noise(Perturbation):
-    """Add independent Gaussian noise to every sample, cut to the range of a picture.
-
-    Source: PAPO arXiv:2507.06448v5 discusses and rejects it as a masking strategy: pictures stay legible at
-    std 0.8.
-    """
-
-    type: str = "noise"
-    std: float = Field(default=0.5, ge=0)
-    """Standard deviation as a share of the full range (1.0 = 255 steps)."""
-
-    def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
-        """The noisy picture."""
-        pixels = to_pixels(image)
-        noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(255 * self.std)
-        return to_image(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
-
-
-class Blank(Perturbation):
-    """One colour all over: nothing can be seen."""
-
-    type: str = "blank"
-    fill: Fill = "black"
-
-    def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
-        """The empty picture."""
-        pixels = to_pixels(image)
-        pixels[:] = fill_colour(self.fill, pixels)
-        return to_image(pixels)
+        # Not resize(box=...): its filter reaches two pixels beyond the window.
+        return picture.crop(window).resize(picture.size, Images.Resampling.BICUBIC)

@@ -1,6 +1,5 @@
 """What perturbations share: any picture as RGB, and the colour that stands for "nothing here"."""
 
-from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -29,14 +28,15 @@ def to_rgb(image: Image) -> Image:
     """A picture of any mode as a new RGB picture.
 
     Transparent pictures are laid on white (the paper they are drawn for), palettes are looked up, 16-bit
-    samples are scaled to 8 bits, and float samples are read as 0..1 when none is above 1, else as 0..255.
+    samples are scaled to 8 bits, and float samples are read as 0..1 when none is above 1, else as 0..255; a
+    sample that is not a number is black.
     Raises: FovealError for a picture without pixels.
     """
     if image.width == 0 or image.height == 0:
         raise FovealError(
             f"a picture of {image.width} x {image.height} pixels has nothing to see; remove it from the data"
         )
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy()
     if image.mode.startswith("I") or image.mode == "F":
         return Images.fromarray(_eight_bits(image)).convert("RGB")
@@ -49,7 +49,7 @@ def to_rgb(image: Image) -> Image:
 
 
 def _eight_bits(image: Image) -> UInt8[np.ndarray, "h w"]:
-    values = np.asarray(image, dtype=np.float64)
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0)
     if image.mode == "F":
         values = values * 255 if values.max() <= 1 else values
     elif image.mode.startswith("I;16") or values.max() > 255:
@@ -67,21 +67,36 @@ def to_image(pixels: Pixels) -> Image:
     return Images.fromarray(pixels)
 
 
-def fill_colour(fill: Fill, pixels: Pixels) -> tuple[int, int, int]:
-    """The colour that `fill` means for this picture."""
+def fill_colour(fill: Fill, picture: Image) -> tuple[int, int, int]:
+    """The colour that `fill` means for this RGB picture."""
     if fill == "black":
         return (0, 0, 0)
     if fill == "grey":
         return (GREY, GREY, GREY)
     if fill == "mean":
-        return _triple(np.rint(pixels.reshape(-1, 3).mean(0)))
+        counts = np.array(picture.histogram(), dtype=np.int64).reshape(3, 256)
+        return _triple(np.rint(counts @ np.arange(256) / (picture.width * picture.height)))
     if fill == "background":
-        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-        colours, counts = np.unique(border, axis=0, return_counts=True)
-        return _triple(colours[counts.argmax()])
+        return _commonest_border(picture)
     return fill
 
 
-def _triple(values: Sequence[float] | np.ndarray) -> tuple[int, int, int]:
+def _commonest_border(picture: Image) -> tuple[int, int, int]:
+    """The colour of most border pixels, a corner counting for both of its edges; of equals the darkest red
+    first."""
+    width, height = picture.size
+    edges = (
+        (0, 0, width, 1),
+        (0, height - 1, width, height),
+        (0, 0, 1, height),
+        (width - 1, 0, width, height),
+    )
+    border = np.concatenate([to_pixels(picture.crop(edge)).reshape(-1, 3) for edge in edges])
+    codes, counts = np.unique(border @ np.array([1 << 16, 1 << 8, 1]), return_counts=True)
+    commonest = int(codes[counts.argmax()])
+    return commonest >> 16, commonest >> 8 & 255, commonest & 255
+
+
+def _triple(values: np.ndarray) -> tuple[int, int, int]:
     red, green, blue = (int(value) for value in values)
     return red, green, blue
