@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from foveal.data.collate import collate, perturb
+from foveal.data.collate import collate
+from foveal.data.views import perturb
 from foveal.policy import Policy, load_policy
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
@@ -32,6 +33,10 @@ class Shrink(Perturbation):
 
 class Donor(Perturbation):
     """The first picture of another problem, in this one's size."""
+
+    @property
+    def needs_donors(self) -> bool:
+        return True
 
     def __call__(
         self, image: Image.Image, *, rng: np.random.Generator, context: PerturbationContext

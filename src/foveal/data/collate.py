@@ -1,24 +1,17 @@
 """Finished groups to tensors: completions padded on the right, prompts once, the pictures of every view."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from PIL.Image import Image
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveal.keys import Key, generator
+from foveal.data.views import view_pixels
+from foveal.keys import Key
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
-from foveal.types import (
-    CLEAN,
-    Group,
-    Inputs,
-    Perturbation,
-    PerturbationContext,
-    Problem,
-    ViewName,
-    VisionInputs,
-)
+from foveal.types import CLEAN, Completion, Group, Inputs, Perturbation, Problem, ViewName, VisionInputs
 
 
 def collate(
@@ -28,18 +21,65 @@ def collate(
     views: Sequence[ViewName],
     perturbations: Mapping[ViewName, Perturbation],
     key: Key,
+    progress: float = 0.0,
+    donors: Sequence[Problem] | None = None,
 ) -> Inputs:
     """Tensors of finished groups under all `views`.
 
     A token whose recorded log-probability is not finite is left out of the completion mask and counted,
     never replaced. The perturbed pictures are keyed by (*key, problem id, image index, view).
+    `progress`: finished share of the training, 0 to 1, for perturbations that fade. `donors`: the problems
+    from which `other_picture` draws; the groups' own by default, and then what it draws depends on the batch.
     Raises: FovealError, when a completion has not one recorded log-probability a token.
     """
     encoded = [processor.encode(group.problem) for group in groups]
     completions = [completion for group in groups for completion in group.completions]
+    padded = _padded(completions, pad_id=processor.pad_id)
+    vision = {CLEAN: VisionInputs(pixels=tuple(item.pixels for item in encoded))}
+    problems = tuple(group.problem for group in groups)
+    for view in (name for name in views if name != CLEAN):
+        vision[view] = VisionInputs(
+            pixels=view_pixels(
+                problems,
+                perturbations[view],
+                processor=processor,
+                view=view,
+                key=key,
+                progress=progress,
+                donors=problems if donors is None else donors,
+            )
+        )
+    return Inputs(
+        prompts=tuple(item.prompt for item in encoded),
+        prompt_index=torch.repeat_interleave(
+            torch.arange(len(groups)), torch.tensor([len(g.completions) for g in groups], dtype=torch.long)
+        ),
+        completion_ids=padded.ids,
+        completion_mask=padded.mask,
+        sampled_logprobs=padded.logprobs,
+        rewards=torch.tensor([r for group in groups for r in group.rewards], dtype=torch.float32),
+        correct=torch.tensor([c for group in groups for c in group.correct], dtype=torch.bool),
+        lengths=torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long),
+        truncated=torch.tensor([c.finish == "length" for c in completions], dtype=torch.bool),
+        vision=vision,
+        nonfinite_count=padded.nonfinite,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Padded:
+    """Completions as rows of one length."""
+
+    ids: Int[Tensor, "B T"]
+    mask: Bool[Tensor, "B T"]
+    logprobs: Float[Tensor, "B T"]
+    nonfinite: int
+
+
+def _padded(completions: Sequence[Completion], *, pad_id: int) -> _Padded:
     longest = max((len(c.token_ids) for c in completions), default=0)
     size = (len(completions), max(longest, 1))
-    ids = torch.full(size, processor.pad_id)
+    ids = torch.full(size, pad_id)
     mask = torch.zeros(size, dtype=torch.bool)
     logprobs = torch.zeros(size)
     nonfinite = 0
@@ -56,71 +96,4 @@ def collate(
         mask[row, :length] = finite
         logprobs[row, :length] = values.where(finite, 0.0)
         nonfinite += length - int(finite.sum())
-    vision = {CLEAN: VisionInputs(pixels=tuple(item.pixels for item in encoded))}
-    donors = tuple(group.problem for group in groups)
-    for view in views:
-        if view == CLEAN:
-            continue
-        pixels = tuple(
-            _perturbed(group.problem, donors, processor, perturbations[view], view=view, key=key)
-            for group in groups
-        )
-        vision[view] = VisionInputs(pixels=pixels)
-    return Inputs(
-        prompts=tuple(item.prompt for item in encoded),
-        prompt_index=torch.repeat_interleave(
-            torch.arange(len(groups)), torch.tensor([len(g.completions) for g in groups], dtype=torch.long)
-        ),
-        completion_ids=ids,
-        completion_mask=mask,
-        sampled_logprobs=logprobs,
-        rewards=torch.tensor([r for group in groups for r in group.rewards], dtype=torch.float32),
-        correct=torch.tensor([c for group in groups for c in group.correct], dtype=torch.bool),
-        lengths=torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long),
-        truncated=torch.tensor([c.finish == "length" for c in completions], dtype=torch.bool),
-        vision=vision,
-        nonfinite_count=nonfinite,
-    )
-
-
-def perturb(
-    problem: Problem,
-    perturbation: Perturbation,
-    *,
-    view: ViewName,
-    key: Key,
-    context: PerturbationContext,
-) -> tuple[Image, ...]:
-    """The pictures of a problem under a view; the same for the same key, however work is batched.
-
-    Raises: FovealError, when the perturbation changes a picture's size.
-    """
-    found = []
-    for index, image in enumerate(problem.images):
-        changed = perturbation(image, rng=generator(*key, problem.id, index, view), context=context)
-        if changed.size != image.size:
-            raise FovealError(
-                f"perturbation {perturbation.type!r} of view {view!r} turned a picture of {image.size} "
-                f"into one of {changed.size} (problem {problem.id!r}); expected the same size; change "
-                f"[perturbations.{view}]"
-            )
-        found.append(changed)
-    return tuple(found)
-
-
-def _perturbed(
-    problem: Problem,
-    batch: tuple[Problem, ...],
-    processor: Processor,
-    perturbation: Perturbation,
-    *,
-    view: ViewName,
-    key: Key,
-) -> Tensor:
-    context = PerturbationContext(
-        patch=processor.family.patch,
-        merge=processor.family.merge,
-        donors=tuple(image for other in batch if other.id != problem.id for image in other.images),
-    )
-    pixels, _ = processor.pixels(perturb(problem, perturbation, view=view, key=key, context=context))
-    return pixels
+    return _Padded(ids=ids, mask=mask, logprobs=logprobs, nonfinite=nonfinite)

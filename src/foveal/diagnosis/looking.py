@@ -86,10 +86,16 @@ def looking(
             f"there is no perturbation for the view {view!r} (there are: {known}); add [perturbations.{view}]"
         )
     found: list[TokenHeat] = []
+    donors = [group.problem for group in groups]
     for start in range(0, len(groups), batch_size):
         batch = groups[start : start + batch_size]
         inputs = collate(
-            batch, processor=policy.processor, views=(CLEAN, view), perturbations=perturbations, key=key
+            batch,
+            processor=policy.processor,
+            views=(CLEAN, view),
+            perturbations=perturbations,
+            key=key,
+            donors=donors,
         )
         ids = [(group.problem.id, i) for group in batch for i in range(len(group.completions))]
         found += token_heat(policy, inputs, completions=ids, view=view, temperature=temperature)

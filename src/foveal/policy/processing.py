@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image as Images
 from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -146,14 +148,36 @@ class Processor:
             ) from error
         return 1, height // patch, width // patch
 
-    def pixels(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
-        """Patches [n, features] of all pictures, stacked, and their grids [images, 3]."""
+    def fitted(self, image: Image) -> Image:
+        """The picture in RGB at the size that the model sees, resized as `pixels` does it."""
+        self.grid(image.size)
+        picture = to_rgb(image)
+        if not self._images.do_resize:
+            return picture
+        resized = self._images.resize(
+            np.moveaxis(np.asarray(picture), -1, 0),
+            size=self._images.size,
+            resample=self._images.resample,
+            factor=self.family.patch * self.family.merge,
+        )
+        return Images.fromarray(np.ascontiguousarray(np.moveaxis(resized, 0, -1)))
+
+    def pixels(self, images: Sequence[Image], *, fitted: bool = False) -> tuple[Tensor, Tensor]:
+        """Patches [n, features] of all pictures, stacked, and their grids [images, 3].
+
+        `fitted` pictures, from `fitted`, are not resized again: of very long ones a second fitting would
+        change the size, or refuse it.
+        """
         if not images:
             features = 3 * self._images.temporal_patch_size * self.family.patch**2
             return torch.zeros(0, features), torch.zeros(0, 3, dtype=torch.long)
-        for image in images:
-            self.grid(image.size)
-        found = self._images(images=[to_rgb(image) for image in images], return_tensors="pt")
+        if not fitted:
+            for image in images:
+                self.grid(image.size)
+        resize = self._images.do_resize and not fitted
+        found = self._images(
+            images=[to_rgb(image) for image in images], do_resize=resize, return_tensors="pt"
+        )
         return found["pixel_values"], found["image_grid_thw"]
 
     def decode(self, token_ids: Sequence[int]) -> str:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from foveal.config import RunConfig, load
-from foveal.data.collate import perturb
+from foveal.data.views import view_images
 from foveal.diagnosis.looking import looking, summarize
 from foveal.evaluation.records import Evaluation
 from foveal.jobs.worker import first_problems, on_heldout, require_heldout, serve, step_seconds, train
+from foveal.keys import Key
+from foveal.policy.processing import Processor
 from foveal.quickstart.job import StudyJob
 from foveal.rewards.boxed import last_boxed
 from foveal.spec import FovealError
@@ -25,13 +27,15 @@ from foveal.types import (
     Completion,
     Group,
     Perturbation,
-    PerturbationContext,
     Problem,
     ViewName,
 )
 
 LOOKED_AT = 64
 """Held-out problems whose completions are looked at token by token."""
+
+LOOK_KEY: Key = ("quickstart", "look")
+"""Randomness of the pictures that they are looked at with."""
 
 WORD_MODES = ("random", "wrong", "right")
 """What the style word of a held-out question says of the answer, in the shortcut study."""
@@ -70,10 +74,9 @@ def _evaluate(job: StudyJob, config: RunConfig) -> dict[str, object]:
     found.save(results / "evaluations" / job.name)
     perturbations = _looking_perturbations(config)
     groups = _said(found, problems[:LOOKED_AT], policy.processor.tokenizer, policy.processor.end_ids[0])
-    heats = looking(policy, groups, perturbations=perturbations, key=("quickstart", "look"))
+    heats = looking(policy, groups, perturbations=perturbations, key=LOOK_KEY)
     looks = summarize(heats)
-    for problem in problems[:LOOKED_AT]:
-        _save_pictures(results, problem, config)
+    _save_pictures(results, problems[:LOOKED_AT], policy.processor, perturbations[REMOVED])
     (results / "looks").mkdir(parents=True, exist_ok=True)
     write_json(results / "looks" / f"{job.name}.json", {heat.problem_id: heat.tokens() for heat in heats})
     return {
@@ -142,15 +145,17 @@ def _said(found: Evaluation, problems: Sequence[Problem], tokenizer: object, end
     return groups
 
 
-def _save_pictures(results: Path, problem: Problem, config: RunConfig) -> None:
-    """Clean and removed pictures for the gallery."""
-    context = PerturbationContext()
-    removed = perturb(
-        problem, config.perturbations[REMOVED], view=REMOVED, key=("quickstart", "look"), context=context
-    )
-    for index, (clean, masked) in enumerate(zip(problem.images, removed, strict=True)):
-        for view, image in ((CLEAN, clean), (REMOVED, masked)):
-            save_picture(image, results / picture_name(problem.id, index, view))
+def _save_pictures(
+    results: Path, problems: Sequence[Problem], processor: Processor, perturbation: Perturbation
+) -> None:
+    """Clean and removed pictures for the gallery: those that the completions were looked at with."""
+    for problem in problems:
+        removed = view_images(
+            problem, perturbation, processor=processor, view=REMOVED, key=LOOK_KEY, donors=problems
+        )
+        for index, (clean, masked) in enumerate(zip(problem.images, removed, strict=True)):
+            for view, image in ((CLEAN, clean), (REMOVED, masked)):
+                save_picture(image, results / picture_name(problem.id, index, view))
 
 
 def picture_name(problem_id: str, index: int, view: str) -> str:
