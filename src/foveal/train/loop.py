@@ -12,6 +12,7 @@ import torch
 from foveal.collapse import Verdict, in_words, observe
 from foveal.config import RunConfig
 from foveal.data.collate import collate
+from foveal.data.views import check_perturbations
 from foveal.keys import generator
 from foveal.policy.checkpoint import (
     PREFIX,
@@ -37,7 +38,7 @@ from foveal.train.state import State
 from foveal.train.step import StepResult, StepSettings, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
-from foveal.types import Completion, Group, Problem
+from foveal.types import CLEAN, Completion, Group, Problem
 
 BEST = "best"
 
@@ -155,6 +156,8 @@ class Run:
         check_problems(
             run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
         )
+        used = {view: config.perturbations[view] for view in config.objective.views if view != CLEAN}
+        check_perturbations(used, problems=run.problems)
         run.measured = measured or measure(threads=config.threads)
         torch.set_num_threads(int(run.measured["threads"]))
         run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
@@ -218,6 +221,8 @@ class Run:
             views=objective.views,
             perturbations=config.perturbations,
             key=(config.seed, step),
+            progress=step / config.steps,
+            donors=self.problems,
         )
         clock.lap("collate_s")
         for group in self.optimizer.param_groups:
