@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/perturbations.md")
 
 
 def blocks(page: str, language: str) -> list[str]:
