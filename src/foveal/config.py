@@ -12,6 +12,7 @@ from foveal.collapse import GuardConfig
 from foveal.data.problems import DataSource
 from foveal.spec import Config, ConfigError, build_component, explain
 from foveal.tables import apply_override, own_copy, read_table
+from foveal.tables import shipped as shipped
 from foveal.types import CLEAN, Objective, Perturbation, Reward, Sampling, ViewName
 
 SCHEMA_VERSION = 1
