@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/perturbations.md")
+METHODS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "methods").glob("*.md"))
+LINKED = (*PAGES, "docs/papers.md", *METHODS)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -72,7 +74,7 @@ def test_the_papers_reward_of_the_guide_is_accepted() -> None:
     assert [reward.model_dump()["weight"] for reward in found] == [0.9, 0.1]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LINKED)
 def test_links_between_pages_lead_somewhere(page: str) -> None:
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):

@@ -1,8 +1,5 @@
 import math
-import re
-import tomllib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +9,8 @@ from foveal.objectives import REGISTRY
 from foveal.objectives.dapo import DAPO, overlong_penalty
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.terms import aggregate, count
-from foveal.perturbations.chain import build_perturbation
 from foveal.spec import FovealError, build_component
-from foveal.types import Completion, Group, Objective, Problem, Scores
+from foveal.types import Completion, Group, Problem, Scores
 from objective_batches import Case, gradients, make_case, measure, part, prepared, ragged, total_loss
 
 FULL = GRPO(clip_low=0.2, clip_high=0.3, dual_clip=3.0, kl_coef=0.05)
@@ -223,13 +219,3 @@ def test_dapo_shapes_rewards_by_all_tokens_of_a_completion_before_comparing_them
 def test_dapo_refuses_settings_that_cannot_work(fields, message):
     with pytest.raises(ValidationError, match=message):
         DAPO(**fields)
-
-
-def test_every_configuration_on_the_methods_page_builds():
-    page = Path(__file__).parents[2] / "docs" / "methods.md"
-    tables = [tomllib.loads(block) for block in re.findall(r"```toml\n(.*?)```", page.read_text(), re.S)]
-    assert [table["objective"]["type"] for table in tables] == ["grpo", "dapo", "papo", "cppo"]
-    for table in tables:
-        objective = build_component(table["objective"], REGISTRY, kind="objective")
-        shown = {view: build_perturbation(value) for view, value in table.get("perturbations", {}).items()}
-        assert isinstance(objective, Objective) and set(objective.views) == {"clean", *shown}
