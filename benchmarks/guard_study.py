@@ -25,7 +25,7 @@ from typing import Any
 from foveal.collapse import GuardConfig, Memory, observe
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = 160
+STEPS = 140
 EVERY = 4
 """Steps between two validations."""
 SMOOTH = 3
@@ -37,9 +37,8 @@ COMMON = (
     "threads=1",
     "optimizer.lr=1e-4",
     "optimizer.mini_batches=2",
-    "objective.removed_gradient=true",
     f"validation.every={EVERY}",
-    "validation.problems=96",
+    "validation.problems=192",
     'validation.data={type = "world", split = "heldout", noise = 4.0, haze = 0.55, '
     "families = {counting = 1.0, relations = 2.0}}",
     "record.groups=1",
@@ -50,23 +49,27 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Arm:
-    """One setting: gamma, mask ratio, reference KL, model, and what is done against a collapse."""
+    """One setting: gamma, mask ratio, reference KL, model, gradient in the removed view, and the remedy."""
 
     gamma: float
     ratio: float = 0.6
     reference: bool = False
     model: str = "tiny"
     remedy: str = "none"
+    scored: bool = False
+    """The removed view is scored without gradient, as in the official runs."""
 
     @property
     def name(self) -> str:
         parts = [self.model, f"g{self.gamma:g}", f"m{self.ratio:g}", "kl" if self.reference else "nokl"]
-        return "-".join(parts + ([] if self.remedy == "none" else [self.remedy]))
+        parts += [self.remedy] if self.remedy != "none" else []
+        return "-".join([*parts, "scored"] if self.scored else parts)
 
     def overrides(self, small: Path | None) -> list[str]:
         found = [
             *COMMON,
             f"objective.kl_prcp_coef={self.gamma}",
+            f"objective.removed_gradient={str(not self.scored).lower()}",
             f"perturbations.removed.ratio={self.ratio}",
             f"guard.action={self.remedy if self.remedy in ('lower', 'rollback') else 'warn'}",
         ]
@@ -83,7 +86,9 @@ class Arm:
 
 def arms() -> list[Arm]:
     """gamma by size; mask ratio and reference KL at the gamma at which the tiny model collapses; remedies."""
-    found = [Arm(gamma, model=model) for model in ("tiny", "small") for gamma in (0.0, 0.01, 0.02, 0.05, 0.1)]
+    gammas = (0.0, 0.01, 0.02, 0.05, 0.1)
+    found = [Arm(gamma, model=model) for model in ("tiny", "small") for gamma in gammas]
+    found += [Arm(gamma, scored=True) for gamma in (0.01, 0.02, 0.05)]
     for model in ("tiny", "small"):
         found += [Arm(0.05, ratio=ratio, model=model) for ratio in (0.8, 1.0)]
         found += [Arm(0.05, ratio=ratio, reference=True, model=model) for ratio in (0.6, 0.8, 1.0)]

@@ -47,6 +47,8 @@ class Sign:
     """Least spread of a share, which has a natural unit; 0 where the unit is open."""
     unit: str = ""
     """A metric that gives the natural unit of one whose level may be 0 or negative."""
+    whole: bool = False
+    """A share that is 1 when all is well: its level is what it lacks to 1."""
 
 
 SIGNS: tuple[Sign, ...] = (
@@ -98,7 +100,13 @@ SIGNS: tuple[Sign, ...] = (
         unit="reward/std",
     ),
     Sign(
-        name="format", metrics=("reward/format",), rises=False, kind="outcome", words="the format", floor=0.01
+        name="format",
+        metrics=("reward/format",),
+        rises=False,
+        kind="outcome",
+        words="the format",
+        floor=0.01,
+        whole=True,
     ),
     Sign(
         name="relatedness",
@@ -106,7 +114,8 @@ SIGNS: tuple[Sign, ...] = (
         rises=False,
         kind="outcome",
         words="the share of the text that the grammar knows",
-        floor=0.0025,
+        floor=0.0003,
+        whole=True,
     ),
     Sign(
         name="reference_logprob",
@@ -145,7 +154,7 @@ class GuardConfig(Config):
     threshold: float = Field(3.0, gt=0)
     """Robust standard deviations at which a sign fires; an alarm needs two kinds of sign. Lower is
     earlier, and oftener wrong: docs/guide.md has the numbers."""
-    alone: float = Field(6.0, gt=0)
+    alone: float = Field(5.0, gt=0)
     """The same for a reward, format or relatedness that falls with no other sign."""
     warmup: int = Field(15, ge=5)
     """Healthy steps that are only learnt from."""
@@ -271,7 +280,7 @@ def _spread(sign: Sign, window: Sequence[float], unit: float) -> float:
     """Robust standard deviation of a healthy window, never 0."""
     middle = median(window)
     deviation = MAD_TO_SD * median(abs(value - middle) for value in window)
-    level = unit if sign.unit else abs(middle)
+    level = unit if sign.unit else abs(1 - middle if sign.whole else middle)
     return max(deviation, SPREAD_FLOOR * level, sign.floor, math.ulp(1.0))
 
 

@@ -89,6 +89,18 @@ def alarms(verdicts: list[Verdict]) -> list[int]:
     return [step for step, verdict in enumerate(verdicts, start=1) if verdict.alarm]
 
 
+def test_a_share_near_one_is_read_by_what_it_lacks_to_one() -> None:
+    # Healthy text: at most a few unknown word pairs in 4,000. Then 20 in 4,000, five steps in a row.
+    healthy = [{"completion/relatedness": 1.0 - (step % 7 == 0) * 0.0005} for step in range(40)]
+    drifted = [{"completion/relatedness": 1.0 - 0.005} for _ in range(5)]
+    memory = Memory()
+    told = [observe(memory, step, row, GuardConfig()).alarm for step, row in enumerate(healthy + drifted)]
+    assert not any(told[:40]) and told[40:] == [False, False, True, False, False]
+    outlier = [*healthy, drifted[0], *healthy[:5]]
+    memory = Memory()
+    assert not any(observe(memory, step, row, GuardConfig()).alarm for step, row in enumerate(outlier))
+
+
 def test_healthy_runs_raise_less_than_one_alarm_in_2000_steps() -> None:
     """With luck that lasts ten steps and moves kl_prcp and both entropies together, harder than real runs."""
     assert sum(len(alarms(watch(trace(seed, 1000)))) for seed in range(4)) < 2
