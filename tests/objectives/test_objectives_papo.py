@@ -250,7 +250,7 @@ def test_mistakes_in_the_base_are_named():
     with pytest.raises(ConfigError, match="'clip_hihg'; did you mean 'clip_high'"):
         PAPO(base={"type": "grpo", "clip_hihg": 0.3})
     with pytest.raises(ConfigError, match="Noise is not an objective"):
-        PAPO(base={"type": "foveal.perturbations.occlude:Noise"})
+        PAPO(base={"type": "foveal.perturbations.noise:Noise"})
 
 
 def test_exact_without_removed_gradient_and_an_unscored_view_are_refused():
