@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from foveal.objectives.terms import aggregate, count
+from foveal.objectives.terms import aggregate, count, term_mean
 from foveal.types import Batch, Inputs, Objective, Scores, TokenStats, ViewScores, VisionInputs
 
 VOCABULARY = 5
@@ -99,7 +99,12 @@ def total_loss(objective: Objective, case: Case, counts: Mapping | None = None) 
     return sum(
         (
             term.coef
-            * aggregate(term.per_token, term.mask, aggregation=objective.aggregation, count=counts[term.name])
+            * term_mean(
+                term,
+                aggregation=objective.aggregation,
+                count=counts[term.name],
+                horizon=objective.horizon,
+            )
             for term in terms
         ),
         start=torch.zeros(()),
@@ -115,6 +120,22 @@ def gradients(objective: Objective, case: Case) -> dict[str, Tensor]:
         view: torch.zeros_like(logits) if grad is None else grad
         for (view, logits), grad in zip(case.logits.items(), found, strict=True)
     }
+
+
+def is_bit_for_bit(objective: Objective, base: Objective, case: Case) -> bool:
+    """Whether loss, gradients, views and measures of two objectives are the same."""
+    cases = [prepared(o, case) for o in (objective, base)]
+    losses = [total_loss(o, c) for o, c in zip((objective, base), cases, strict=True)]
+    found, wanted = gradients(objective, case), gradients(base, case)
+    names = [
+        [m.name for m in o.measures(c.batch, c.now)] for o, c in zip((objective, base), cases, strict=True)
+    ]
+    return (
+        (objective.score_views, objective.update_views) == (base.score_views, base.update_views)
+        and torch.equal(losses[0], losses[1])
+        and all(torch.equal(found[view], wanted[view]) for view in wanted)
+        and names[0] == names[1]
+    )
 
 
 def measure(objective: Objective, case: Case, name: str) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from foveal.objectives.extension import Extension, join_views
+from foveal.objectives.looking import looking_measures, seen
 from foveal.objectives.terms import (
     KL_VALUE_LIMIT,
     Estimator,
@@ -224,17 +225,12 @@ class CPPO(Extension):
     def _scored_measures(self, batch: Batch) -> list[Term]:
         """What the scores tell of the removed view, on the completions that were scored under both."""
         mask = batch.inputs.completion_mask
-        clean, removed = self._scored(batch, CLEAN), self._scored(batch, self.removed_view)
-        for scores in (clean, removed):
-            mask = mask if scores.rows is None else mask & scores.rows.unsqueeze(-1)
-        logprobs = zero_outside(clean.logprobs, mask)
-        removed_logprobs = zero_outside(removed.logprobs, mask)
-        values = {
-            "kl_prcp": kl_estimate(logprobs, removed_logprobs, estimator="k3"),
-            "perception/information_gain": logprobs - removed_logprobs,
-            "perception/entropy_shift": zero_outside(removed.entropy - clean.entropy, mask),
-        }
-        return [Term(name=name, coef=0.0, per_token=value, mask=mask) for name, value in values.items()]
+        views = []
+        for view in (CLEAN, self.removed_view):
+            rows = self._scored(batch, view).rows
+            mask = mask if rows is None else mask & rows.unsqueeze(-1)
+            views.append(seen(view, batch, method=self.type))
+        return looking_measures(views[0], views[1], mask)
 
     def _candidates(self, batch: Batch) -> Bool[Tensor, "B T"]:
         """Tokens that may be chosen: all of a completion, or with the gate those of positive advantage."""

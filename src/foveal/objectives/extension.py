@@ -70,14 +70,25 @@ class Extension(Objective):
         return self.base.sample_views(step, steps=steps)
 
     @property
+    def own_score_views(self) -> tuple[ViewName, ...]:
+        """Views under which this method's own terms want all completions scored; none by default."""
+        return ()
+
+    @property
+    def own_update_views(self) -> tuple[ViewName, ...]:
+        """Views under which this method's own terms want all completions run in the update; none by
+        default."""
+        return ()
+
+    @property
     def score_views(self) -> tuple[ViewName, ...]:
-        """Those of the base."""
-        return self.base.score_views
+        """Those of the base, and its own."""
+        return join_views(*self.base.score_views, *self.own_score_views)
 
     @property
     def update_views(self) -> tuple[ViewName, ...]:
-        """Those of the base."""
-        return self.base.update_views
+        """Those of the base, and its own."""
+        return join_views(*self.base.update_views, *self.own_update_views)
 
     @property
     def uses_reference(self) -> bool:
@@ -97,13 +108,19 @@ class Extension(Objective):
         return self.base.prepare(batch)
 
     def score_rows(self, view: ViewName, inputs: Inputs) -> Bool[Tensor, "B"]:
-        """Completions for which the base scores `view`; none when it does not use the view."""
+        """All in the method's own views; in others those for which the base scores `view`, none when it does
+        not use it."""
+        if view in self.own_score_views:
+            return inputs.completion_mask.any(-1)
         if view in self.base.score_views:
             return self.base.score_rows(view, inputs)
         return torch.zeros_like(inputs.correct)
 
     def rows(self, view: ViewName, batch: Batch) -> Bool[Tensor, "B"]:
-        """Completions for which the base runs `view`; none when it does not use the view."""
+        """All in the method's own views; in others those for which the base runs `view`, none when it does
+        not use it."""
+        if view in self.own_update_views:
+            return batch.inputs.completion_mask.any(-1)
         if view in self.base.update_views:
             return self.base.rows(view, batch)
         return torch.zeros_like(batch.inputs.completion_mask[:, :1]).any(-1)

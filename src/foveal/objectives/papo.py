@@ -1,7 +1,7 @@
 """PAPO: a base objective that also earns from depending on the picture."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from foveal.advantages import broadcast
 from foveal.objectives.extension import Extension, join_views
+from foveal.objectives.looking import EntropyKind, Seen, looking_measures, seen
 from foveal.objectives.schedules import linear_decay
 from foveal.objectives.terms import (
     exact_kl,
@@ -19,21 +20,12 @@ from foveal.objectives.terms import (
     select_above_quantile,
     zero_outside,
 )
-from foveal.spec import FovealError
 from foveal.types import CLEAN, REMOVED, Aggregation, Batch, Inputs, Objective, Term, TokenStats, ViewName
 
 KL_PRCP = "kl_prcp"
 ENTROPY = "entropy"
 REMOVED_ENTROPY = "removed_entropy"
 SFT = "sft"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Removed:
-    """The removed view on the completion tokens, 0 elsewhere."""
-
-    logprobs: Float[Tensor, "B T"]
-    entropy: Float[Tensor, "B T"]
 
 
 class PAPO(Extension):
@@ -92,7 +84,7 @@ class PAPO(Extension):
     off."""
     removed_entropy_coef: float = Field(default=0.0, ge=0)
     """eta_2 on the removed branch; trains only with removed_gradient. Values as entropy_coef."""
-    entropy_kind: Literal["sampled", "full"] = "sampled"
+    entropy_kind: EntropyKind = "sampled"
     """Either "sampled": negative log-likelihood of the sampled token (the paper's), or "full": entropy over
     the vocabulary."""
     sft_coef: float = Field(default=0.0, ge=0)
@@ -203,16 +195,14 @@ class PAPO(Extension):
 
         if self.kl_prcp_coef > 0:
             add(KL_PRCP, -self.kl_prcp_coef, self._paid(batch, self._kl_prcp(batch, now)))
-        stats = now[CLEAN]
         if self.entropy_coef > 0:
-            full = self.entropy_kind == "full"
-            add(ENTROPY, self.entropy_coef, stats.entropy if full else -stats.logprobs)
+            clean = seen(CLEAN, batch, now, method=self.type)
+            add(ENTROPY, self.entropy_coef, clean.uncertainty(self.entropy_kind))
         if self.removed_entropy_coef > 0:
             removed = self._removed(batch, now)
-            full = self.entropy_kind == "full"
-            add(REMOVED_ENTROPY, self.removed_entropy_coef, removed.entropy if full else -removed.logprobs)
+            add(REMOVED_ENTROPY, self.removed_entropy_coef, removed.uncertainty(self.entropy_kind))
         if self.sft_coef > 0:
-            add(SFT, self.sft_coef, -stats.logprobs)
+            add(SFT, self.sft_coef, -now[CLEAN].logprobs)
         return terms
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
@@ -222,30 +212,16 @@ class PAPO(Extension):
             return measures
         with torch.no_grad():
             mask = batch.inputs.completion_mask
-            removed = self._removed(batch, now)
-            values = {
-                "perception/information_gain": zero_outside(now[CLEAN].logprobs, mask) - removed.logprobs,
-                "perception/entropy_shift": removed.entropy - zero_outside(now[CLEAN].entropy, mask),
-            }
+            clean, removed = seen(CLEAN, batch, now, method=self.type), self._removed(batch, now)
+            measures += looking_measures(clean, removed, mask, with_kl_prcp=False)
             if self.kl_prcp_coef == 0:
-                values[KL_PRCP] = self._sampled_kl_prcp(batch, now)
-        return measures + [
-            Term(name=name, coef=0.0, per_token=value.detach(), mask=mask) for name, value in values.items()
-        ]
+                value = self._sampled_kl_prcp(batch, now).detach()
+                measures.append(Term(name=KL_PRCP, coef=0.0, per_token=value, mask=mask))
+        return measures
 
-    def _removed(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> _Removed:
+    def _removed(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> Seen:
         """The removed view as configured: of the running forward, or of scoring."""
-        mask = batch.inputs.completion_mask
-        stats = (now if self.removed_gradient else batch.scores.views).get(self.removed_view)
-        if stats is None:
-            where = "run in the update" if self.removed_gradient else "scored"
-            raise FovealError(
-                f"papo needs the view {self.removed_view!r}, but the batch was not {where} under it; "
-                f'add [perturbations.{self.removed_view}] type = "patch_mask"'
-            )
-        return _Removed(
-            logprobs=zero_outside(stats.logprobs, mask), entropy=zero_outside(stats.entropy, mask)
-        )
+        return seen(self.removed_view, batch, now if self.removed_gradient else None, method=self.type)
 
     def _paid(self, batch: Batch, kl: Float[Tensor, "B T"]) -> Float[Tensor, "B T"]:
         """What is paid for: weighted, on the chosen tokens, clamped; in the official order."""

@@ -2,11 +2,11 @@
 
 A surrogate on the clean view, and what may stand beside it: a KL to the reference policy, an entropy bonus.
 
-A method is a set of fields and, where it differs, one of three hooks: `relative` (rewards to advantages),
-`log_ratio` (what is clipped) and `loss` (how).
+A method is a set of fields and, where it differs, one of a few hooks: `relative` (rewards to advantages),
+`log_ratio` (what is clipped), `loss` (how) and `clipped` (which tokens the measures count as clipped).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from foveal.advantages import broadcast, group_centred, group_normalised
+from foveal.advantages import broadcast, group_centred, group_normalised, leave_one_out
 from foveal.objectives.terms import (
+    Clipped,
     Estimator,
     clipped_surrogate,
     clipped_tokens,
@@ -29,6 +30,14 @@ from foveal.types import CLEAN, Batch, Inputs, Objective, Term, TokenStats, View
 SURROGATE = "surrogate"
 REFERENCE_KL = "reference_kl"
 ENTROPY_BONUS = "entropy_bonus"
+
+Advantage = Literal["group_std", "group_mean", "leave_one_out"]
+RELATIVE: Mapping[Advantage, Callable[[Tensor, Tensor], Tensor]] = {
+    "group_std": group_normalised,
+    "group_mean": group_centred,
+    "leave_one_out": leave_one_out,
+}
+"""Ways to compare values [B] within groups: exactly 0 in a group of equal values."""
 
 
 class Surrogate(Objective):
@@ -52,9 +61,10 @@ class Surrogate(Objective):
     """Estimator of that KL from the sampled token; k3 in all official scripts."""
     entropy_bonus_coef: float = Field(default=0.0, ge=0)
     """Weight of the entropy over the vocabulary that is PAID for; off in all official scripts."""
-    advantage: Literal["group_std", "group_mean"] = "group_std"
+    advantage: Advantage = "group_std"
     """How rewards are compared within a group: less the mean, divided by the standard deviation ("group_std",
-    GRPO), or less the mean alone ("group_mean", Dr.GRPO)."""
+    GRPO), less the mean alone ("group_mean", Dr.GRPO), or less the mean of the others ("leave_one_out",
+    RLOO)."""
 
     def shaped_rewards(self, inputs: Inputs) -> Float[Tensor, "B"]:
         """Rewards as the advantages see them."""
@@ -62,8 +72,7 @@ class Surrogate(Objective):
 
     def relative(self, rewards: Float[Tensor, "B"], group_index: Int[Tensor, "B"]) -> Float[Tensor, "B"]:
         """One advantage a completion, from the rewards of its group; exactly 0 where they are all equal."""
-        relative = group_normalised if self.advantage == "group_std" else group_centred
-        return relative(rewards, group_index)
+        return RELATIVE[self.advantage](rewards, group_index)
 
     def log_ratio(
         self,
@@ -82,6 +91,16 @@ class Surrogate(Objective):
     ) -> Float[Tensor, "B T"]:
         """The surrogate of each token, from its log-probability, the log-ratio and the advantage."""
         return clipped_surrogate(
+            ratio,
+            advantages,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
+
+    def clipped(self, ratio: Float[Tensor, "B T"], advantages: Float[Tensor, "B T"]) -> Clipped:
+        """The tokens on which the clip acts, for the measures."""
+        return clipped_tokens(
             ratio,
             advantages,
             clip_low=self.clip_low,
@@ -130,13 +149,7 @@ class Surrogate(Objective):
             mask, stats = batch.inputs.completion_mask, now[CLEAN]
             old = zero_outside(batch.scores.old_logprobs, mask)
             logprobs = zero_outside(stats.logprobs, mask)
-            clipped = clipped_tokens(
-                self.log_ratio(logprobs, old, mask),
-                batch.advantages,
-                clip_low=self.clip_low,
-                clip_high=self.clip_high,
-                dual_clip=self.dual_clip,
-            )
+            clipped = self.clipped(self.log_ratio(logprobs, old, mask), batch.advantages)
             values = {
                 "policy/clip_fraction": (clipped.high | clipped.low).to(logprobs.dtype),
                 "policy/clip_high_fraction": clipped.high.to(logprobs.dtype),
