@@ -4,6 +4,11 @@ shared maths."""
 REGISTRY: dict[str, str] = {
     "grpo": "foveal.objectives.grpo:GRPO",
     "dapo": "foveal.objectives.dapo:DAPO",
+    "dr_grpo": "foveal.objectives.dr_grpo:DrGRPO",
+    "rloo": "foveal.objectives.rloo:RLOO",
+    "reinforce_pp": "foveal.objectives.reinforce_pp:ReinforcePP",
+    "gspo": "foveal.objectives.gspo:GSPO",
+    "cispo": "foveal.objectives.cispo:CISPO",
     "papo": "foveal.objectives.papo:PAPO",
     "cppo": "foveal.objectives.cppo:CPPO",
 }
