@@ -11,5 +11,6 @@ REGISTRY: dict[str, str] = {
     "cispo": "foveal.objectives.cispo:CISPO",
     "papo": "foveal.objectives.papo:PAPO",
     "cppo": "foveal.objectives.cppo:CPPO",
+    "vppo": "foveal.objectives.vppo:VPPO",
 }
 """Short names of the shipped objectives; strings, so that nothing is imported that is not used."""

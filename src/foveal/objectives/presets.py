@@ -20,6 +20,13 @@ _PAPO_D = {**_PAPO_BASE, "type": "dapo", "clip_high": 0.28, "kl_coef": 0.0}
 _CPPO_BASE = {**_PAPO_BASE, "clip_high": 0.2}
 _DOUBLE_ENTROPY = {"entropy_coef": 0.03, "removed_entropy_coef": 0.03}
 
+
+def _penalised(coef: float) -> Mapping[str, Any]:
+    """DAPO with the sampled tokens' negative log-likelihood as a cost: PAPO's entropy term without its
+    kl_prcp."""
+    return {"type": "papo", "kl_prcp_coef": 0.0, "entropy_coef": coef, "base": _PAPO_D}
+
+
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     # arXiv:2507.06448v5 section 4 and Tables 1, 4, 5, 8, 11; scripts of MikeWangWZHL/PAPO.
     "papo": {
@@ -65,6 +72,12 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
                 "aggregation": "token_mean",
             },
         },
+    },
+    # arXiv:2510.09285; scripts of huaixuheqing/VPPO-RL (7B, and the later 8B). The entropy penalty is in
+    # their DAPO baseline too.
+    "vppo": {
+        "7b": {"token_fraction": 0.4, "scale_min": 0.9, "base": _penalised(0.06)},
+        "8b": {"token_fraction": 0.4, "scale_min": 0.9, "base": _penalised(0.12)},
     },
 }
 """For each method its presets: keys of its table. Both sizes share "g_no_ref" and "d"."""
