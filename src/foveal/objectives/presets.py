@@ -20,6 +20,8 @@ _PAPO_D = {**_PAPO_BASE, "type": "dapo", "clip_high": 0.28, "kl_coef": 0.0}
 _CPPO_BASE = {**_PAPO_BASE, "clip_high": 0.2}
 _DOUBLE_ENTROPY = {"entropy_coef": 0.03, "removed_entropy_coef": 0.03}
 
+_DVRP = {"sensitivity_coef": 0.01, "robustness_coef": 0.01, "views_entropy_coef": 0.05}
+
 
 def _penalised(coef: float) -> Mapping[str, Any]:
     """DAPO with the sampled tokens' negative log-likelihood as a cost: PAPO's entropy term without its
@@ -78,6 +80,12 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "vppo": {
         "7b": {"token_fraction": 0.4, "scale_min": 0.9, "base": _penalised(0.06)},
         "8b": {"token_fraction": 0.4, "scale_min": 0.9, "base": _penalised(0.12)},
+    },
+    # arXiv:2601.06801, as re-implemented in zsxm1998/awesome-perception-aware-rlvr: clip ranges and dual clip
+    # are that code's, as the paper gives none.
+    "dvrp": {
+        "g": {**_DVRP, "base": _PAPO_BASE},
+        "d": {**_DVRP, "base": _PAPO_D},
     },
 }
 """For each method its presets: keys of its table. Both sizes share "g_no_ref" and "d"."""
