@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("types", "views"),
     ("advantages", "collapse", "objectives", "perturbations", "rewards", "evaluation.stats", "compat"),
     ("data", "policy", "rollout", "worlds", "saliency"),
-    ("config",),
+    ("config", "crosscheck"),
     ("train", "evaluation", "diagnosis", "report"),
     ("jobs",),
     ("quickstart", "sweep", "console"),

@@ -85,7 +85,7 @@ def test_unknown_key_comes_with_the_nearest_one_at_every_depth(place: str, hint:
 @pytest.mark.parametrize(
     ("place", "hint"),
     [
-        ("objective.type=ppao", "unknown objective type 'ppao'; did you mean 'papo'?"),
+        ("objective.type=paop", "unknown objective type 'paop'; did you mean 'papo'?"),
         ("objective.base.type=grop", "unknown objective type 'grop'; did you mean 'grpo'?"),
         (
             "perturbations.removed.type=patchmask",

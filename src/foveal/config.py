@@ -9,11 +9,12 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, mo
 
 from foveal import data, objectives, perturbations, rewards
 from foveal.collapse import GuardConfig
+from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
 from foveal.spec import Config, ConfigError, build_component, explain
 from foveal.tables import apply_override, own_copy, read_table
 from foveal.tables import shipped as shipped
-from foveal.types import CLEAN, Objective, Perturbation, Reward, Sampling, ViewName
+from foveal.types import Objective, Perturbation, Reward, Sampling, ViewName
 
 SCHEMA_VERSION = 1
 """Version of the run folder's layout and of the lines in it."""
@@ -21,12 +22,6 @@ SCHEMA_VERSION = 1
 WORLD = "world"
 """Data type of the procedural problems."""
 
-VIEW_HINTS = {
-    "removed": 'type = "patch_mask", or another perturbation that takes away what the answer is read from',
-    "preserved": 'type = "rotation" or "colour", or another perturbation that leaves the answer readable',
-}
-OTHER_VIEW = f"the type of a perturbation that suits it: {', '.join(perturbations.REGISTRY)}"
-"""What a missing view's table should hold."""
 
 SHIPPED_MODELS = {"tiny": "", "tiny-text-prior": " --text-prior"}
 """Model paths that stand for shipped checkpoints, and the words that make `worlds coldstart` remake each."""
@@ -200,31 +195,7 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _cross_check(self) -> "RunConfig":
-        needed = [view for view in self.objective.views if view != CLEAN]
-        for view in needed:
-            if view not in self.perturbations:
-                have = ", ".join(repr(v) for v in self.perturbations) or "nothing"
-                raise ConfigError(
-                    f'{self.objective.type} needs a "{view}" view, but [perturbations] has {have}; '
-                    f"add [perturbations.{view}] with {VIEW_HINTS.get(view, OTHER_VIEW)}"
-                )
-        if self.sampling.group_size < 2:
-            raise ConfigError(
-                f"sampling.group_size is {self.sampling.group_size}: a group of one has nothing to be "
-                f"compared with, so every advantage is 0; expected at least 2; change [sampling] group_size"
-            )
-        if self.guard.action == "lower" and self.objective.scaled(0.5) == self.objective:
-            raise ConfigError(
-                f'guard.action is "lower", but {self.objective.type} pays nothing for looking that could be '
-                f'lowered; change [guard] action to "warn", "rollback" or "stop"'
-            )
-        if not self.rewards:
-            raise ConfigError('no rewards; expected at least one [[rewards]] table, such as type = "boxed"')
-        if self.optimizer.mini_batches > self.sampling.prompts_per_step:
-            raise ConfigError(
-                f"optimizer.mini_batches is {self.optimizer.mini_batches} but a step has only "
-                f"{self.sampling.prompts_per_step} groups; lower it or raise sampling.prompts_per_step"
-            )
+        cross_check(self)
         return self
 
 

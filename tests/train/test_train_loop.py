@@ -14,6 +14,7 @@ from foveal.config import RunConfig, load
 from foveal.policy.checkpoint import save_checkpoint
 from foveal.spec import FovealError
 from foveal.train import loop, record, stop
+from foveal.train.draw import Order
 from foveal.train.loop import Run, Silent
 from foveal.train.measure import measure
 from foveal.train.record import RunFolder
@@ -36,15 +37,15 @@ def sampling(**changes: int) -> dict[str, int]:
 
 
 def test_each_epoch_gives_every_problem_once_in_an_order_of_its_own() -> None:
-    order = loop._Order(7, seed=3)
+    order = Order(7, seed=3)
     places = [order.next(place, 3) for place in range(0, 21, 3)]
     drawn = [index for parts in places for _, found in parts for index in found]
     epochs = [drawn[n : n + 7] for n in (0, 7, 14)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
     assert [parts[0][0] for parts in places] == [0, 0, 0, 1, 1, 2, 2]
-    assert order.next(5, 16) == loop._Order(7, seed=3).next(5, 16)
-    assert loop._Order(7, seed=4).next(0, 7) != order.next(0, 7)
+    assert order.next(5, 16) == Order(7, seed=3).next(5, 16)
+    assert Order(7, seed=4).next(0, 7) != order.next(0, 7)
 
 
 def test_small_data_give_a_problem_other_completions_each_time(tiny_folder: Path) -> None:

@@ -27,7 +27,8 @@ def collate(
     """Tensors of finished groups under all `views`.
 
     A token whose recorded log-probability is not finite is left out of the completion mask and counted,
-    never replaced. The perturbed pictures are keyed by (*key, problem id, image index, view).
+    never replaced. Completions sampled under another view than the clean one are marked
+    (`Inputs.sampled_elsewhere`). The perturbed pictures are keyed by (*key, problem id, image index, view).
     `progress`: finished share of the training, 0 to 1, for perturbations that fade. `donors`: the problems
     from which `other_picture` draws; the groups' own by default, and then what it draws depends on the batch.
     Raises: FovealError, when a completion has not one recorded log-probability a token.
@@ -62,6 +63,7 @@ def collate(
         lengths=torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long),
         truncated=torch.tensor([c.finish == "length" for c in completions], dtype=torch.bool),
         vision=vision,
+        sampled_elsewhere=_elsewhere(completions),
         nonfinite_count=padded.nonfinite,
     )
 
@@ -97,3 +99,9 @@ def _padded(completions: Sequence[Completion], *, pad_id: int) -> _Padded:
         logprobs[row, :length] = values.where(finite, 0.0)
         nonfinite += length - int(finite.sum())
     return _Padded(ids=ids, mask=mask, logprobs=logprobs, nonfinite=nonfinite)
+
+
+def _elsewhere(completions: Sequence[Completion]) -> Bool[Tensor, "B"] | None:
+    """The completions that were sampled under another view than the clean one; None without any."""
+    found = torch.tensor([completion.view != CLEAN for completion in completions], dtype=torch.bool)
+    return found if bool(found.any()) else None

@@ -12,6 +12,7 @@ REGISTRY: dict[str, str] = {
     "papo": "foveal.objectives.papo:PAPO",
     "cppo": "foveal.objectives.cppo:CPPO",
     "vppo": "foveal.objectives.vppo:VPPO",
+    "noisy_rollout": "foveal.objectives.noisy_rollout:NoisyRollout",
     "dvrp": "foveal.objectives.dvrp:DVRP",
 }
 """Short names of the shipped objectives; strings, so that nothing is imported that is not used."""

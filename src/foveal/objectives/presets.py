@@ -81,6 +81,14 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         "7b": {"token_fraction": 0.4, "scale_min": 0.9, "base": _penalised(0.06)},
         "8b": {"token_fraction": 0.4, "scale_min": 0.9, "base": _penalised(0.12)},
     },
+    # arXiv:2504.13055; scripts of John-AI-Lab/NoisyRollout. Its sets differ in the noise alone, which is the
+    # perturbation's: strength 500, steepness 30 (Geometry3K) or 450, 60 (K12).
+    "noisy_rollout": {
+        "7b": {
+            "fraction": 0.5,
+            "base": {"type": "grpo", "entropy_bonus_coef": 1e-3, "aggregation": "token_mean"},
+        },
+    },
     # arXiv:2601.06801, as re-implemented in zsxm1998/awesome-perception-aware-rlvr: clip ranges and dual clip
     # are that code's, as the paper gives none.
     "dvrp": {

@@ -8,11 +8,16 @@ from foveal.types import Group
 
 
 def group_metrics(groups: Sequence[Group], related: Callable[[str], float] | None) -> dict[str, float]:
-    """Mean of each reward by name, over the completions that could be graded, and of `related`."""
+    """Mean of each reward by name, over the completions that could be graded, and of `related`; accuracy by
+    view, where completions were sampled under several."""
     found: dict[str, list[float]] = {}
+    views = {completion.view for group in groups for completion in group.completions}
     for group in groups:
         for name, values in group.breakdown.items():
             found.setdefault(f"reward/{name}", []).extend(v for v in values if v is not None)
+        for completion, correct in zip(group.completions, group.correct, strict=True):
+            if len(views) > 1:
+                found.setdefault(f"reward/accuracy_{completion.view}", []).append(float(correct))
     if related is not None:
         found["completion/relatedness"] = [related(c.text) for group in groups for c in group.completions]
     return {name: sum(values) / len(values) if values else 0.0 for name, values in found.items()}

@@ -3,7 +3,8 @@
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,9 +12,9 @@ import torch
 
 from foveal.collapse import Verdict, in_words, observe
 from foveal.config import RunConfig
+from foveal.crosscheck import perturbed_views
 from foveal.data.collate import collate
-from foveal.data.views import check_perturbations
-from foveal.keys import generator
+from foveal.data.views import check_perturbations, view_images
 from foveal.policy.checkpoint import (
     PREFIX,
     clean_checkpoints,
@@ -27,6 +28,7 @@ from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
 from foveal.train.clock import Clock
+from foveal.train.draw import Order, draw_groups
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
 from foveal.train.measure import measure
@@ -38,7 +40,7 @@ from foveal.train.state import State
 from foveal.train.step import StepResult, StepSettings, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
-from foveal.types import CLEAN, Completion, Group, Problem
+from foveal.types import Completion, Group, Problem, ViewName
 
 BEST = "best"
 
@@ -138,7 +140,7 @@ class Run:
             average_over=settings.average_over,
         )
         self.state = State()
-        self.order = _Order(len(self.problems), seed=config.seed)
+        self.order = Order(len(self.problems), seed=config.seed)
         self.relatedness = relatedness(config.data)
 
     @classmethod
@@ -156,7 +158,8 @@ class Run:
         check_problems(
             run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
         )
-        used = {view: config.perturbations[view] for view in config.objective.views if view != CLEAN}
+        views = perturbed_views(config.objective, steps=config.steps)
+        used = {view: config.perturbations[view] for view in views}
         check_perturbations(used, problems=run.problems)
         run.measured = measured or measure(threads=config.threads)
         torch.set_num_threads(int(run.measured["threads"]))
@@ -270,17 +273,33 @@ class Run:
         The epoch is part of the key: small data give a problem several times a step, each time with noise of
         its own.
         """
-        found: list[tuple[Problem, tuple[Completion, ...]]] = []
+        config, found = self.config, list[tuple[Problem, tuple[Completion, ...]]]()
         for epoch, indices in self.order.next(self.state.cursor, count):
             problems = [self.problems[index] for index in indices]
-            completions = self.engine.generate(
+            completions = draw_groups(
+                self.engine,
                 problems,
-                sampling=self.config.sampling.sampling(),
-                key=(self.config.seed, "sample", step, epoch),
+                sampling=config.sampling.sampling(),
+                shares=config.objective.sample_views(step, steps=config.steps),
+                shown=partial(self._shown, step=step),
+                key=(config.seed, "sample", step, epoch),
             )
             found += zip(problems, completions, strict=True)
         self.state.cursor += count
         return found
+
+    def _shown(self, problem: Problem, view: ViewName, *, step: int) -> Problem:
+        """The problem with its pictures under a view in this step."""
+        images = view_images(
+            problem,
+            self.config.perturbations[view],
+            processor=self.policy.processor,
+            view=view,
+            key=(self.config.seed, step),
+            progress=step / self.config.steps,
+            donors=self.problems,
+        )
+        return replace(problem, images=images)
 
     def _record(
         self, folder: RunFolder, groups: Sequence[Group], drawn: int, result: StepResult, clock: Clock
@@ -371,25 +390,3 @@ class Run:
         write_json(folder.path / SUMMARY, summary)
         folder.event("finished", {"step": self.state.step})
         return summary
-
-
-class _Order:
-    """The order of problems: a fresh permutation an epoch, keyed by the seed."""
-
-    def __init__(self, size: int, *, seed: int) -> None:
-        self.size, self.seed = size, seed
-        self._epoch = -1
-        self._permutation: Any = None
-
-    def next(self, place: int, count: int) -> list[tuple[int, list[int]]]:
-        """The problems at `count` places from `place` on, counted from the start of training, by epoch."""
-        found: list[tuple[int, list[int]]] = []
-        while count > 0:
-            epoch, within = divmod(place, self.size)
-            if epoch != self._epoch:
-                self._permutation = generator(self.seed, "order", epoch).permutation(self.size)
-                self._epoch = epoch
-            taken = self._permutation[within : within + count].tolist()
-            found.append((epoch, taken))
-            place, count = place + len(taken), count - len(taken)
-        return found

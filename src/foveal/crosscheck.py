@@ -1,0 +1,55 @@
+"""What the parts of a run's configuration ask of each other."""
+
+from typing import TYPE_CHECKING
+
+from foveal import perturbations
+from foveal.spec import ConfigError
+from foveal.types import CLEAN, Objective, ViewName
+
+if TYPE_CHECKING:
+    from foveal.config import RunConfig
+
+VIEW_HINTS = {
+    "removed": 'type = "patch_mask", or another perturbation that takes away what the answer is read from',
+    "noised": 'type = "diffusion_noise", or "noise"',
+    "preserved": 'type = "rotation" or "colour", or another perturbation that leaves the answer readable',
+}
+OTHER_VIEW = f"the type of a perturbation that suits it: {', '.join(perturbations.REGISTRY)}"
+"""What a missing view's table should hold."""
+
+
+def perturbed_views(objective: Objective, *, steps: int) -> tuple[ViewName, ...]:
+    """Views that need a perturbation in a run of `steps`: those of the objective, and those that completions
+    are sampled under."""
+    shares = (objective.sample_views(step, steps=steps) for step in range(steps))
+    sampled = (view for step in shares for view, share in step.items() if share > 0)
+    return tuple(view for view in dict.fromkeys((*objective.views, *sampled)) if view != CLEAN)
+
+
+def cross_check(config: "RunConfig") -> None:
+    """Raises: ConfigError, saying what to add or to change, when two parts do not fit together."""
+    objective, sampling = config.objective, config.sampling
+    for view in perturbed_views(objective, steps=config.steps):
+        if view not in config.perturbations:
+            have = ", ".join(repr(v) for v in config.perturbations) or "nothing"
+            raise ConfigError(
+                f'{objective.type} needs a "{view}" view, but [perturbations] has {have}; '
+                f"add [perturbations.{view}] with {VIEW_HINTS.get(view, OTHER_VIEW)}"
+            )
+    if sampling.group_size < 2:
+        raise ConfigError(
+            f"sampling.group_size is {sampling.group_size}: a group of one has nothing to be "
+            f"compared with, so every advantage is 0; expected at least 2; change [sampling] group_size"
+        )
+    if config.guard.action == "lower" and objective.scaled(0.5) == objective:
+        raise ConfigError(
+            f'guard.action is "lower", but {objective.type} pays nothing for looking that could be '
+            f'lowered; change [guard] action to "warn", "rollback" or "stop"'
+        )
+    if not config.rewards:
+        raise ConfigError('no rewards; expected at least one [[rewards]] table, such as type = "boxed"')
+    if config.optimizer.mini_batches > sampling.prompts_per_step:
+        raise ConfigError(
+            f"optimizer.mini_batches is {config.optimizer.mini_batches} but a step has only "
+            f"{sampling.prompts_per_step} groups; lower it or raise sampling.prompts_per_step"
+        )

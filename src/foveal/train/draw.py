@@ -1,0 +1,76 @@
+"""What a round of sampling draws: the next problems, and completions of them under one or several views."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from foveal.keys import Key, generator
+from foveal.types import CLEAN, Completion, Problem, RolloutEngine, Sampling, ViewName
+
+
+def exact_counts(shares: Mapping[ViewName, float], total: int) -> dict[ViewName, int]:
+    """Whole numbers in proportion to the shares that add up to `total`, by largest remainder.
+
+    A tie goes to the view that is named first.
+
+    >>> exact_counts({"clean": 0.5, "noised": 0.5}, 5)
+    {'clean': 3, 'noised': 2}
+    """
+    whole = sum(shares.values())
+    exact = {view: total * share / whole for view, share in shares.items()}
+    counts = {view: math.floor(value) for view, value in exact.items()}
+    # Remainders that differ by rounding alone are equal: 5 * 0.3 leaves 0.5.
+    order = sorted(exact, key=lambda view: -round(exact[view] - counts[view], 9))
+    for view in order[: total - sum(counts.values())]:
+        counts[view] += 1
+    return counts
+
+
+def draw_groups(
+    engine: RolloutEngine,
+    problems: Sequence[Problem],
+    *,
+    sampling: Sampling,
+    shares: Mapping[ViewName, float],
+    shown: Callable[[Problem, ViewName], Problem],
+    key: Key,
+) -> list[tuple[Completion, ...]]:
+    """`sampling.group_size` completions of each problem, in the order of the views in `shares`.
+
+    `shown` gives a problem with its pictures under a view. The noise of clean completions is keyed by `key`,
+    as it would be without other views, that of others by (*key, view). Each completion carries its view.
+    """
+    counts = {view: n for view, n in exact_counts(shares, sampling.group_size).items() if n}
+    drawn: dict[ViewName, list[tuple[Completion, ...]]] = {}
+    # The clean pictures come last, so that they are the ones that stay encoded for scoring.
+    for view in sorted(counts, key=lambda name: name == CLEAN):
+        drawn[view] = engine.generate(
+            problems if view == CLEAN else [shown(problem, view) for problem in problems],
+            sampling=replace(sampling, group_size=counts[view]),
+            key=key if view == CLEAN else (*key, view),
+            view=view,
+        )
+    return [sum((drawn[view][n] for view in counts), ()) for n in range(len(problems))]
+
+
+class Order:
+    """The order of problems: a fresh permutation an epoch, keyed by the seed."""
+
+    def __init__(self, size: int, *, seed: int) -> None:
+        self.size, self.seed = size, seed
+        self._epoch = -1
+        self._permutation: Any = None
+
+    def next(self, place: int, count: int) -> list[tuple[int, list[int]]]:
+        """The problems at `count` places from `place` on, counted from the start of training, by epoch."""
+        found: list[tuple[int, list[int]]] = []
+        while count > 0:
+            epoch, within = divmod(place, self.size)
+            if epoch != self._epoch:
+                self._permutation = generator(self.seed, "order", epoch).permutation(self.size)
+                self._epoch = epoch
+            taken = self._permutation[within : within + count].tolist()
+            found.append((epoch, taken))
+            place, count = place + len(taken), count - len(taken)
+        return found
