@@ -73,6 +73,8 @@ def make_case(
         lengths=torch.tensor(lengths),
         truncated=torch.zeros(rows, dtype=torch.bool),
         vision={view: VisionInputs(pixels=()) for view in views},
+        breakdown={"facts": 1 - torch.tensor(rewards, dtype=dtype)},
+        segments={"facts": mask & (torch.arange(width) < 2)},
     )
     scores = Scores(
         old_logprobs=scored["clean"].logprobs,
@@ -164,6 +166,8 @@ def part(case: Case, rows: Sequence[int]) -> Case:
                 correct=inputs.correct[index],
                 lengths=inputs.lengths[index],
                 truncated=inputs.truncated[index],
+                breakdown={name: values[index] for name, values in inputs.breakdown.items()},
+                segments={name: mask[index] for name, mask in inputs.segments.items()},
             ),
             scores=Scores(
                 old_logprobs=scores.old_logprobs[index],

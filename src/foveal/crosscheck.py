@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from foveal import perturbations
+from foveal.rewards.grading import reward_names
 from foveal.spec import ConfigError
 from foveal.types import CLEAN, Objective, ViewName
 
@@ -48,6 +49,13 @@ def cross_check(config: "RunConfig") -> None:
         )
     if not config.rewards:
         raise ConfigError('no rewards; expected at least one [[rewards]] table, such as type = "boxed"')
+    graded = reward_names(config.rewards)
+    for name in objective.uses_rewards:
+        if name not in graded:
+            raise ConfigError(
+                f"{objective.type} reads the reward {name!r}, but the rewards are {', '.join(graded)}; add "
+                f"[[rewards]] with type = {name!r} and weight = 0, which leaves the sum of rewards as it is"
+            )
     if config.optimizer.mini_batches > sampling.prompts_per_step:
         raise ConfigError(
             f"optimizer.mini_batches is {config.optimizer.mini_batches} but a step has only "

@@ -38,6 +38,10 @@ mean; the mean over completions of each one's sum, divided by a constant (`Objec
 """
 
 
+Span = tuple[int, int]
+"""A part of a text: its first character, and the one behind its last."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     """A question about pictures with a verifiable answer.
@@ -68,7 +72,8 @@ class Completion:
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """The G graded completions of one problem. `breakdown` has one list of G values for each reward by
-    name.
+    name, `segments` one list of G character spans (or None) for each reward that marks a part of a
+    completion.
     """
 
     problem: Problem
@@ -76,6 +81,7 @@ class Group:
     rewards: tuple[float, ...]
     correct: tuple[bool, ...]
     breakdown: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
+    segments: Mapping[str, tuple["Span | None", ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +131,11 @@ class Inputs:
     """Completions sampled under another view than the clean one: their recorded log-probabilities are not the
     old policy's. None when there are none.
     """
+    breakdown: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
+    """The value of each reward by name, before its weight; NaN where it could not be graded."""
+    segments: Mapping[str, Bool[Tensor, "B T"]] = field(default_factory=dict)
+    """For each reward that marks a part of a completion, the tokens of that part; no token where it marks
+    none."""
     nonfinite_count: int = 0
     """Tokens left out of `completion_mask` because their recorded log-probability was not finite."""
 
@@ -135,7 +146,12 @@ class Inputs:
             *("rewards", "correct", "lengths", "truncated", "sampled_elsewhere"),
         )
         found = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: v.to(device) for name, v in found.items() if v is not None})
+        return replace(
+            self,
+            **{name: v.to(device) for name, v in found.items() if v is not None},
+            breakdown={name: values.to(device) for name, values in self.breakdown.items()},
+            segments={name: mask.to(device) for name, mask in self.segments.items()},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,6 +264,11 @@ class Objective(Component):
         """Whether reference log-probabilities are needed."""
         return False
 
+    @property
+    def uses_rewards(self) -> tuple[str, ...]:
+        """Names of the rewards whose values it reads from `Inputs.breakdown`, beside the sum of all."""
+        return ()
+
     def at(self, step: int, *, steps: int) -> "Objective":
         """The objective with the coefficients in force after `step` finished steps of `steps`; itself where
         nothing is scheduled.
@@ -313,6 +334,13 @@ class Reward(Component):
     def __call__(self, problem: Problem, text: str) -> float | None:
         """The reward before weighting."""
         raise NotImplementedError
+
+    def segment(self, problem: Problem, text: str) -> Span | None:
+        """The part of the completion that the reward is about; None, as by default, when it marks none.
+
+        Called in the trainer's process without a limit of time, unlike the reward itself.
+        """
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def boxed(content: str) -> str:
     return f"<think>reasons</think> The answer is \\boxed{{{content}}}."
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRY))
+@pytest.mark.parametrize("name", sorted(set(REGISTRY) - {"facts"}))  # "facts" grades worlds: its own tests
 def test_each_reward_gives_its_gold_answer_one(name: str) -> None:
     reward, half = build_component(name, REGISTRY, kind="reward"), "\\frac{1}{2}"
     assert isinstance(reward, Reward) and reward.type == name

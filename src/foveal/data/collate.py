@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from foveal.data.segments import breakdown_values, segment_masks
 from foveal.data.views import view_pixels
 from foveal.keys import Key
 from foveal.policy.processing import Processor
@@ -64,6 +65,8 @@ def collate(
         truncated=torch.tensor([c.finish == "length" for c in completions], dtype=torch.bool),
         vision=vision,
         sampled_elsewhere=_elsewhere(completions),
+        breakdown=breakdown_values(groups),
+        segments=segment_masks(groups, width=padded.ids.shape[1], decode=processor.decode),
         nonfinite_count=padded.nonfinite,
     )
 

@@ -14,5 +14,6 @@ REGISTRY: dict[str, str] = {
     "vppo": "foveal.objectives.vppo:VPPO",
     "noisy_rollout": "foveal.objectives.noisy_rollout:NoisyRollout",
     "dvrp": "foveal.objectives.dvrp:DVRP",
+    "perception_reward": "foveal.objectives.perception_reward:PerceptionReward",
 }
 """Short names of the shipped objectives; strings, so that nothing is imported that is not used."""

@@ -95,6 +95,11 @@ class Extension(Objective):
         """As the base."""
         return self.base.uses_reference
 
+    @property
+    def uses_rewards(self) -> tuple[str, ...]:
+        """As the base."""
+        return self.base.uses_rewards
+
     def keeps(self, group: Group) -> bool:
         """As the base."""
         return self.base.keeps(group)

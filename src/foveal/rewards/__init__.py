@@ -11,6 +11,7 @@ REGISTRY: dict[str, str] = {
     "number": "foveal.rewards.rules:Number",
     "mathruler": "foveal.rewards.mathruler:Mathruler",
     "format": "foveal.rewards.rules:Format",
+    "facts": "foveal.worlds.facts:Facts",
 }
 """Short name -> import path."""
 

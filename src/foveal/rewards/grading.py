@@ -62,7 +62,7 @@ class Grader:
                 f"cpu_limit_s = {cpu_limit_s} is no limit; set a number of CPU seconds above 0, such as 5"
             )
         self.rewards = tuple(rewards)
-        self.names = _names(self.rewards)
+        self.names = reward_names(self.rewards)
         self._accuracy = next((n for n, reward in enumerate(self.rewards) if reward.is_accuracy), None)
         if self._accuracy is None:
             raise ConfigError(
@@ -177,16 +177,22 @@ class Grader:
             for column in zip(*values, strict=True)
         )
         verdicts = values[self._accuracy or 0]
+        marked = {
+            name: tuple(reward.segment(problem, completion.text) for completion in completions)
+            for name, reward in zip(self.names, self.rewards, strict=True)
+            if type(reward).segment is not Reward.segment
+        }
         return Group(
             problem=problem,
             completions=tuple(completions),
             rewards=totals,
             correct=tuple(value is not None and value >= 0.5 for value in verdicts),
             breakdown={name: tuple(column) for name, column in zip(self.names, values, strict=True)},
+            segments=marked,
         )
 
 
-def _names(rewards: Sequence[Reward]) -> tuple[str, ...]:
+def reward_names(rewards: Sequence[Reward]) -> tuple[str, ...]:
     """Names for the breakdown: the short name, or the class in snake case; repeated ones are numbered."""
     names: list[str] = []
     for reward in rewards:

@@ -301,6 +301,8 @@ def select_inputs(inputs: Inputs, rows: Tensor) -> Inputs:
         lengths=inputs.lengths[rows],
         truncated=inputs.truncated[rows],
         sampled_elsewhere=None if inputs.sampled_elsewhere is None else inputs.sampled_elsewhere[rows],
+        breakdown={name: values[rows] for name, values in inputs.breakdown.items()},
+        segments={name: mask[rows] for name, mask in inputs.segments.items()},
     )
 
 

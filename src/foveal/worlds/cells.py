@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from foveal.keys import generator
+from foveal.types import Span
 from foveal.worlds.base import Question, Reading, Scene, canonical, pick
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -121,6 +122,16 @@ def seen_part(thinking: str) -> str:
     """The sentence that says what is seen; all of the text when it does not say so."""
     _, mark, rest = thinking.partition("I see")
     return (rest if mark else thinking).split(".")[0]
+
+
+def seen_span(text: str) -> Span | None:
+    """Where the sentence of `seen_part` stands in a whole completion; None when it is blank."""
+    end = text.find("</think>") if "</think>" in text else max(text.rfind("\\boxed"), 0) or len(text)
+    start = text.find("I see", 0, end)
+    start = start + len("I see") if start >= 0 else 0
+    stop = text.find(".", start, end)
+    span = start, stop if stop >= 0 else end
+    return span if text[span[0] : span[1]].replace("<think>", "").strip() else None
 
 
 def conclusion_of(thinking: str) -> str | None:
