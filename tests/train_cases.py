@@ -11,7 +11,9 @@ from foveal.data.collate import collate
 from foveal.objectives.cppo import CPPO
 from foveal.objectives.dapo import DAPO
 from foveal.objectives.grpo import GRPO
+from foveal.objectives.gspo import GSPO
 from foveal.objectives.papo import PAPO
+from foveal.objectives.vppo import VPPO
 from foveal.perturbations.distort import Colour
 from foveal.perturbations.occlude import PatchMask
 from foveal.policy import Policy
@@ -36,6 +38,7 @@ METHODS: Mapping[str, Callable[[Aggregation], Objective]] = {
         base=GRPO(aggregation=kind), kl_prcp_coef=0.1, removed_gradient=True, removed_entropy_coef=0.03
     ),
     "cppo": lambda kind: CPPO(base=GRPO(aggregation=kind), cpl_coef=0.2),
+    "vppo_on_gspo": lambda kind: VPPO(base=GSPO(aggregation=kind)),
 }
 
 

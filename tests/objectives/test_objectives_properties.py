@@ -9,10 +9,19 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from foveal.objectives.cispo import CISPO
 from foveal.objectives.cppo import CPPO
 from foveal.objectives.dapo import DAPO
+from foveal.objectives.dr_grpo import DrGRPO
+from foveal.objectives.dvrp import DVRP
 from foveal.objectives.grpo import GRPO
+from foveal.objectives.gspo import GSPO
+from foveal.objectives.noisy_rollout import NoisyRollout
 from foveal.objectives.papo import PAPO
+from foveal.objectives.perception_reward import PerceptionReward
+from foveal.objectives.reinforce_pp import ReinforcePP
+from foveal.objectives.rloo import RLOO
+from foveal.objectives.vppo import VPPO
 from foveal.types import Objective
 from objective_batches import Case, gradients, make_case, prepared, total_loss
 
@@ -31,6 +40,21 @@ OBJECTIVES: dict[str, Objective] = {
     "cppo_verl": CPPO(cpl_coef=0.3, preset="verl"),
     "cppo_areal": CPPO(cpl_coef=0.3, preset="areal"),
     "cppo_all": CPPO(cpl_coef=0.3, selection="all", gate=False),
+    "dr_grpo": DrGRPO(horizon=6),
+    "rloo": RLOO(kl_coef=0.1),
+    "reinforce_pp": ReinforcePP(discount=0.9),
+    "reinforce_pp_group": ReinforcePP(baseline="group"),
+    "gspo": GSPO(),
+    "gspo_dual": GSPO(clip_low=0.2, clip_high=0.3, dual_clip=3.0),
+    "cispo": CISPO(),
+    "cispo_low": CISPO(clip_low=0.2, clip_high=0.2),
+    "vppo": VPPO(),
+    "vppo_selected": VPPO(denominator="selected", scale_max=1.5, base=DAPO()),
+    "noisy_rollout": NoisyRollout(),
+    "dvrp": DVRP(noised_view="preserved", sensitivity_coef=0.3, robustness_coef=0.3),
+    "dvrp_scored": DVRP(noised_view="preserved", sensitivity_coef=0.3, views_gradient=False),
+    "perception_segment": PerceptionReward(),
+    "perception_all": PerceptionReward(on="all_tokens", base=PAPO(kl_prcp_coef=0.1)),
     "papo_on_cppo": PAPO(kl_prcp_coef=0.1, base=CPPO(cpl_coef=0.2)),
 }
 every_objective = pytest.mark.parametrize("name", OBJECTIVES)

@@ -9,9 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from foveal.objectives.cispo import CISPO
 from foveal.objectives.cppo import CPPO
+from foveal.objectives.dvrp import DVRP
 from foveal.objectives.grpo import GRPO
+from foveal.objectives.gspo import GSPO
+from foveal.objectives.noisy_rollout import NoisyRollout
 from foveal.objectives.papo import PAPO
+from foveal.objectives.perception_reward import PerceptionReward
+from foveal.objectives.rloo import RLOO
+from foveal.objectives.vppo import VPPO
 from foveal.policy import Policy, load_policy
 from foveal.policy.forward import PackedRow
 from foveal.train import step as step_module
@@ -20,6 +27,7 @@ from foveal.types import Batch, Inputs, Objective, ViewName
 from train_cases import WHOLE, inputs_of, record, settings
 
 CLEAN, REMOVED, PRESERVED = "clean", "removed", "preserved"
+BASE = GRPO(aggregation="token_mean")
 
 
 @dataclass
@@ -67,8 +75,10 @@ def policy(tiny_folder: Path) -> Policy:
 
 @pytest.fixture(scope="module")
 def inputs(policy: Policy) -> Inputs:
-    """Two groups with pictures; the second one's rewards are all equal, and one of it is right."""
-    groups = record(policy)[:2]
+    """Two groups with pictures; the second one's rewards are all equal, and one of it is right. Facts are
+    stated by the first letters, and no two completions of a group state equally many rightly."""
+    facts = {"breakdown": {"facts": (0.0, 0.5, 1.0, 0.25)}, "segments": {"facts": ((0, 3),) * 4}}
+    groups = [replace(group, **facts) for group in record(policy)[:2]]
     groups[1] = replace(groups[1], rewards=(0.5,) * 4, correct=(False, True, False, False))
     return inputs_of(policy, groups)
 
@@ -106,6 +116,18 @@ def right(batch: Batch) -> Tensor:
     return batch.inputs.completion_mask & batch.inputs.correct.unsqueeze(-1)
 
 
+def visual(batch: Batch) -> Tensor:
+    return batch.selections["visual_tokens"] & (batch.advantages != 0)
+
+
+def answered(batch: Batch) -> Tensor:
+    return BASE.advantages(batch.inputs) != 0
+
+
+def marked(batch: Batch) -> Tensor:
+    return batch.inputs.segments["facts"]
+
+
 def either(*parts: Callable[[Batch], Tensor]) -> Callable[[Batch], Tensor]:
     return lambda batch: torch.stack([part(batch) for part in parts]).any(0)
 
@@ -119,7 +141,6 @@ def first_tokens_shared(wanted: Tensor, inputs: Inputs) -> Tensor:
     return found
 
 
-BASE = GRPO(aggregation="token_mean")
 FLOWS: dict[str, tuple[Objective, dict[ViewName, Callable[[Batch], Tensor]]]] = {
     "grpo": (BASE, {CLEAN: advantaged}),
     "papo, removed view scored": (PAPO(base=BASE, kl_prcp_coef=0.5), {CLEAN: every}),
@@ -166,6 +187,28 @@ FLOWS: dict[str, tuple[Objective, dict[ViewName, Callable[[Batch], Tensor]]]] = 
     "cppo, exact": (
         CPPO(base=BASE, cpl_coef=0.5, tau=1.0, divergence="exact", gate=False, perception_fraction=0.2),
         {CLEAN: either(advantaged, perceived), REMOVED: perceived, PRESERVED: perceived},
+    ),
+    "gspo": (GSPO(), {CLEAN: advantaged}),
+    "cispo": (CISPO(), {CLEAN: advantaged}),
+    "rloo": (RLOO(), {CLEAN: advantaged}),
+    "vppo": (VPPO(base=BASE), {CLEAN: visual}),
+    "dvrp": (
+        DVRP(base=BASE, noised_view=PRESERVED),
+        {CLEAN: every, REMOVED: every, PRESERVED: every},
+    ),
+    "dvrp, both views scored": (
+        DVRP(base=BASE, noised_view=PRESERVED, views_gradient=False),
+        {CLEAN: every},
+    ),
+    "dvrp, entropies alone": (
+        DVRP(base=BASE, noised_view=PRESERVED, sensitivity_coef=0.0, robustness_coef=0.0),
+        {CLEAN: advantaged, REMOVED: every, PRESERVED: every},
+    ),
+    "noisy rollout": (NoisyRollout(base=BASE), {CLEAN: advantaged}),
+    "perception reward on its segment": (PerceptionReward(base=BASE), {CLEAN: either(answered, marked)}),
+    "perception reward on all tokens": (
+        PerceptionReward(base=BASE, on="all_tokens"),
+        {CLEAN: every},
     ),
     "cppo, k1: the clean log-probability cancels": (
         CPPO(base=BASE, cpl_coef=0.5, tau=1.0, divergence="k1", gate=False, perception_fraction=0.2),
