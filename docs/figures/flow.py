@@ -128,6 +128,8 @@ def _example(objective: Objective) -> tuple[Inputs, Scores, dict[ViewName, Tenso
         lengths=lengths,
         truncated=torch.zeros(ROWS, dtype=torch.bool),
         vision={},
+        breakdown={name: torch.rand(ROWS, generator=noise) for name in objective.uses_rewards},
+        segments={name: mask & (torch.arange(TOKENS) < 3) for name in objective.uses_rewards},
     )
     scores = Scores(
         old_logprobs=stats[CLEAN].logprobs,
