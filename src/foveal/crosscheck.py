@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from foveal import perturbations
 from foveal.rewards.grading import reward_names
 from foveal.spec import ConfigError
-from foveal.types import CLEAN, Objective, ViewName
+from foveal.types import CLEAN, Objective, Perturbation, ViewName
 
 if TYPE_CHECKING:
     from foveal.config import RunConfig
@@ -25,6 +25,12 @@ def perturbed_views(objective: Objective, *, steps: int) -> tuple[ViewName, ...]
     shares = (objective.sample_views(step, steps=steps) for step in range(steps))
     sampled = (view for step in shares for view, share in step.items() if share > 0)
     return tuple(view for view in dict.fromkeys((*objective.views, *sampled)) if view != CLEAN)
+
+
+def used_perturbations(config: "RunConfig") -> dict[ViewName, Perturbation]:
+    """The perturbations that a run needs, by view; others may stand in its config."""
+    views = perturbed_views(config.objective, steps=config.steps)
+    return {view: config.perturbations[view] for view in views}
 
 
 def cross_check(config: "RunConfig") -> None:

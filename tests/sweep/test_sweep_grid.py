@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import Dinov2Config, Dinov2Model
 
-from foveal.spec import ConfigError
+from foveal.spec import ConfigError, FovealError
 from foveal.sweep.grid import Arm, SweepTable, arms_of, axes_of, axis_of, read, toml
-from foveal.sweep.plan import Plan, read_plan
+from foveal.sweep.plan import Plan, check_data, read_plan
 from foveal.tables import shipped
 
 CONFIGS = sorted(shipped("quickstart_papo").parent.glob("sweep_*.toml"))
@@ -192,6 +194,21 @@ def test_ready_sweeps_are_whole(file: Path) -> None:
     found = read_plan(file)
     assert found.seeds >= 4 and found.comparable
     assert len({str(config) for config in found.configs.values()}) == len(found.arms) > 1
+
+
+def test_the_sweep_of_mask_kinds_runs_with_a_saliency_model_and_is_refused_without(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    small = Dinov2Config(
+        hidden_size=16, num_hidden_layers=9, num_attention_heads=2, mlp_ratio=2, image_size=28, patch_size=14
+    )
+    Dinov2Model(small).save_pretrained(tmp_path / "dino")
+    word = "sweep.arms.salient.perturbations.removed.model="
+    found = read_plan(shipped(NEEDS_A_MODEL), overrides=[f"{word}{tmp_path / 'dino'}"])
+    check_data(found)
+    assert [arm.name for arm in found.arms] == ["random", "salient"] and found.comparable
+    missing = read_plan(shipped(NEEDS_A_MODEL), overrides=[f"{word}{tmp_path / 'nowhere'}"])
+    with pytest.raises(FovealError, match=r"arm salient: .*nowhere"):
+        check_data(missing)
 
 
 def test_each_ablation_of_the_paper_has_a_ready_sweep() -> None:

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 from pydantic import ValidationError
 
 from foveal.config import RunConfig, dump, load
+from foveal.crosscheck import used_perturbations
+from foveal.data.views import check_perturbations
 from foveal.evaluation.compare import COLD_START
 from foveal.evaluation.records import Evaluation
 from foveal.jobs import folder
@@ -17,6 +19,7 @@ from foveal.jobs.job import Job
 from foveal.spec import ConfigError, FovealError, explain
 from foveal.sweep.grid import Arm, Axis, SweepTable, arms_of, axes_of
 from foveal.tables import PLUGIN_FOLDERS, apply_override, read_table, shipped
+from foveal.types import Problem
 
 SCHEMA_VERSION = 1
 PLAN = "sweep_plan.json"
@@ -152,22 +155,28 @@ def _config(base: Mapping[str, Any], arm: Arm, source: Path) -> RunConfig:
 
 
 def check_data(plan: Plan) -> None:
-    """Every distinct set of held-out problems is there and large enough.
+    """Held-out problems are there and enough of them, and every arm's perturbations can be made.
 
-    Raises: FovealError, naming the first arm where it is not.
+    Each distinct set of problems is opened once. Raises: FovealError, naming the first arm that cannot run.
     """
     from foveal.jobs.worker import require_heldout
+    from foveal.train.setup import open_problems
 
-    seen: list[Any] = []
+    heldout: list[Any] = []
+    training: list[tuple[Any, Sequence[Problem]]] = []
     for arm in plan.arms:
         config = plan.configs[arm.name]
-        key = _judged_by(config)["data"]
-        if key not in seen:
-            seen.append(key)
-            try:
+        key, own = _judged_by(config)["data"], config.data.model_dump()
+        try:
+            if key not in heldout:
+                heldout.append(key)
                 require_heldout(config, plan.problems)
-            except FovealError as error:
-                raise FovealError(f"arm {arm.name}: {error}") from error
+            if own not in [data for data, _ in training]:
+                training.append((own, open_problems(config.data)))
+            problems = next(found for data, found in training if data == own)
+            check_perturbations(used_perturbations(config), problems=problems)
+        except FovealError as error:
+            raise FovealError(f"arm {arm.name}: {error}") from error
 
 
 def _judged_by(config: RunConfig) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from foveal.collapse import Verdict, in_words, observe
 from foveal.config import RunConfig
-from foveal.crosscheck import perturbed_views
+from foveal.crosscheck import used_perturbations
 from foveal.data.collate import collate
 from foveal.data.views import check_perturbations, view_images
 from foveal.policy.checkpoint import (
@@ -158,9 +158,7 @@ class Run:
         check_problems(
             run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
         )
-        views = perturbed_views(config.objective, steps=config.steps)
-        used = {view: config.perturbations[view] for view in views}
-        check_perturbations(used, problems=run.problems)
+        check_perturbations(used_perturbations(config), problems=run.problems)
         run.measured = measured or measure(threads=config.threads)
         torch.set_num_threads(int(run.measured["threads"]))
         run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
