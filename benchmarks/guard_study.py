@@ -9,8 +9,8 @@ there, feeds the steps to the guard again (so thresholds can be changed with `--
 writes `result.json`. `--small` is the folder that `foveal worlds coldstart --size small` wrote.
 
 Accuracy lost: the best mean of three validations in a row so far, minus the mean of the last three. A run
-collapsed when it lost 20 points; the alarm is in time when it comes no later than the validation at which 5
-points were lost, on the way down.
+fell when it lost 5 points; the alarm is in time when it comes no later than the validation at which that
+shows. A run is healthy when it never lost 5 points and nothing was done against a collapse.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STEPS = 140
 EVERY = 4
 """Steps between two validations."""
 SMOOTH = 3
-LOST, EARLY = 0.20, 0.05
+LOST = 0.05
 REMEDIES = ("lower", "rollback", "entropy")
 
 COMMON = (
@@ -144,52 +144,61 @@ def study(folder: Path, config: GuardConfig) -> dict[str, Any]:
     """What one run did and when the guard spoke."""
     lines = rows(folder)
     lost, alarms = losses(lines), replay(lines, config)
-    early = next((step for step, loss in lost if loss >= EARLY), None)
-    collapsed = any(loss >= LOST for _, loss in lost)
+    fell = next((step for step, loss in lost if loss >= LOST), None)
     first = alarms[0]["step"] if alarms else None
-    # The stretch of a collapse: from the last time that next to nothing was lost to the end of the run.
-    fall = next((step for step, loss in lost if loss >= LOST), None)
-    before = [step for step, loss in lost if fall is not None and step <= fall and loss < EARLY]
-    crossed = next((s for s, _ in lost if before and s > before[-1]), None)
+    accuracies = [line["validation/accuracy"] for line in lines if line["kind"] == "validation"]
     return {
         "steps": max((line["step"] for line in lines if line["kind"] == "step"), default=0),
-        "collapsed": collapsed,
-        "lost": round(max((loss for _, loss in lost), default=0.0), 4),
+        "fell_step": fell,
+        "lost_at_worst": round(max((loss for _, loss in lost), default=0.0), 4),
         "lost_at_end": round(lost[-1][1], 4) if lost else None,
-        "accuracy_at_end": lines
-        and next((x["validation/accuracy"] for x in reversed(lines) if x["kind"] == "validation"), None),
-        "first_loss_step": early,
-        "lost_5_step": crossed if collapsed else None,
+        "accuracy_at_end": accuracies[-1] if accuracies else None,
         "alarms": alarms,
-        "in_time": None if not collapsed else first is not None and (crossed is None or first <= crossed),
-        "delay": None if not collapsed or first is None or crossed is None else first - crossed,
-        "guard_lines": [line for line in lines if line["kind"] == "guard"],
+        "delay": first - fell if fell is not None and first is not None else None,
+        "acts": [line for line in lines if line["kind"] == "guard" and line["act"] != "warn"],
     }
 
 
-def table(found: dict[str, dict[int, dict[str, Any]]]) -> str:
-    """A Markdown table, a row an arm."""
+Runs = dict[str, dict[int, dict[str, Any]]]
+
+
+def tables(found: Runs, chosen: list[Arm]) -> str:
+    """Two Markdown tables: what was seen, and what remedies saved."""
+    seen, saved = (
+        {arm.name: list(found[arm.name].values()) for arm in chosen if arm.name in found and wanted(arm)}
+        for wanted in (lambda arm: arm.remedy == "none", lambda arm: arm.remedy != "none")
+    )
     lines = [
-        "| run | seeds | collapsed | alarm before 5 points were lost | steps from 5 points to the alarm | "
-        "accuracy lost at the end | alarms in runs that did not collapse, per 1,000 steps |",
-        "|---|---|---|---|---|---|---|",
+        "| run | seeds | lost 5 points | steps from there to the first alarm (below 0: before) | "
+        "points lost at worst | alarms in healthy runs |",
+        "|---|---|---|---|---|---|",
     ]
-    for name, seeds in found.items():
-        runs = list(seeds.values())
-        fallen, healthy = [r for r in runs if r["collapsed"]], [r for r in runs if not r["collapsed"]]
-        steps = sum(r["steps"] for r in healthy)
-        wrong = sum(len(r["alarms"]) for r in healthy)
-        delays = ", ".join(f"{r['delay']:+d}" if r["delay"] is not None else "none" for r in fallen) or "–"
-        lost = ", ".join(f"{100 * (r['lost_at_end'] or 0):.0f}" for r in runs)
+    for name, runs in seen.items():
+        fallen = [run for run in runs if run["fell_step"] is not None]
+        healthy = [run for run in runs if run["fell_step"] is None]
+        delays = ", ".join("no alarm" if run["delay"] is None else f"{run['delay']:+d}" for run in fallen)
+        wrong = sum(len(run["alarms"]) for run in healthy)
+        counted = f"{wrong} in {sum(run['steps'] for run in healthy)} steps" if healthy else "–"
+        worst = ", ".join(f"{100 * run['lost_at_worst']:.0f}" for run in runs)
         lines.append(
-            f"| {name} | {len(runs)} | {len(fallen)} | "
-            f"{sum(bool(r['in_time']) for r in fallen)} of {len(fallen)} | {delays} | {lost} | "
-            f"{f'{wrong} in {steps}' if steps else '–'} |"
+            f"| {name} | {len(runs)} | {len(fallen)} of {len(runs)} | {delays or '–'} | {worst} | {counted} |"
         )
+    lines += [
+        "",
+        "| run | seeds | points lost at worst | points lost at the end | accuracy at the end | acts |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, runs in saved.items():
+        worst, end, right = (
+            ", ".join(f"{100 * run[key]:.0f}" for run in runs)
+            for key in ("lost_at_worst", "lost_at_end", "accuracy_at_end")
+        )
+        acts = ", ".join(str(len(run["acts"])) for run in runs)
+        lines.append(f"| {name} | {len(runs)} | {worst} | {end} | {right} % | {acts} |")
     return "\n".join(lines) + "\n"
 
 
-def draw(out: Path, found: dict[str, dict[int, dict[str, Any]]], file: Path) -> None:
+def draw(out: Path, found: Runs, file: Path) -> None:
     """Validation accuracy and kl_prcp of every arm with its first alarm."""
     from matplotlib.figure import Figure
 
@@ -222,7 +231,7 @@ def main() -> None:
     parser.add_argument("--small", type=Path, help="folder of the larger model")
     parser.add_argument("--arms", nargs="*", help="names of arms; default: all")
     parser.add_argument("--guard", nargs="*", default=[], metavar="field=value", help="settings to read with")
-    parser.add_argument("--table", type=Path, help="write the Markdown table here")
+    parser.add_argument("--table", type=Path, help="write the Markdown tables here")
     parser.add_argument("--figure", type=Path, help="draw the curves here")
     args = parser.parse_args()
     chosen = [arm for arm in arms() if not args.arms or arm.name in args.arms]
@@ -233,7 +242,7 @@ def main() -> None:
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(lambda job: train(job[0], job[1], args.out, args.small), jobs))
     config = GuardConfig.model_validate(dict(word.split("=", 1) for word in args.guard))
-    found: dict[str, dict[int, dict[str, Any]]] = {}
+    found: Runs = {}
     for arm in chosen:
         for seed in range(args.seeds):
             folder = args.out / f"{arm.name}-s{seed}"
@@ -242,7 +251,7 @@ def main() -> None:
     result = {"guard": config.model_dump(), "arms": {a.name: asdict(a) for a in chosen}, "runs": found}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "result.json").write_text(json.dumps(result, indent=1))
-    text = table(found)
+    text = tables(found, chosen)
     print(text)
     if args.table:
         args.table.write_text(text)

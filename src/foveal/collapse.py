@@ -49,6 +49,8 @@ class Sign:
     """A metric that gives the natural unit of one whose level may be 0 or negative."""
     whole: bool = False
     """A share that is 1 when all is well: its level is what it lacks to 1."""
+    alone: bool = True
+    """Whether an outcome can be an alarm by itself: a policy that learns leaves its reference."""
 
 
 SIGNS: tuple[Sign, ...] = (
@@ -123,6 +125,7 @@ SIGNS: tuple[Sign, ...] = (
         rises=False,
         kind="outcome",
         words="the log-probability under the reference policy",
+        alone=False,
     ),
     Sign(
         name="truncated",
@@ -228,7 +231,8 @@ def observe(memory: Memory, step: int, metrics: Mapping[str, Any], config: Guard
     widens the window's spread too; growth by 5 % a step has z = 3, by 10 % a step 7.6.
 
     An alarm needs signs of two kinds, one of them "looking" (kl_prcp) or "outcome" (reward, format,
-    relatedness), each at `threshold`; or an "outcome" at `alone`.
+    relatedness, the reference's log-probability), each at `threshold`; or one of the first three outcomes at
+    `alone`.
     """
     z: dict[str, float] = {}
     now: dict[str, float] = {}
@@ -286,7 +290,8 @@ def _spread(sign: Sign, window: Sequence[float], unit: float) -> float:
 
 def _is_collapse(fired: Sequence[str], z: Mapping[str, float], config: GuardConfig) -> bool:
     kinds = {BY_NAME[name].kind for name in fired}
-    alone = any(BY_NAME[name].kind == "outcome" and z[name] >= config.alone for name in fired)
+    outcomes = [name for name in fired if BY_NAME[name].kind == "outcome" and BY_NAME[name].alone]
+    alone = any(z[name] >= config.alone for name in outcomes)
     return alone or (len(kinds) > 1 and bool(kinds & {"looking", "outcome"}))
 
 

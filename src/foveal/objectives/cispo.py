@@ -24,8 +24,8 @@ class CISPO(Surrogate):
     whatever the sign of A.
 
     Source: MiniMax-M1 arXiv:2506.13585 Eq. 4-5. Differs from the paper: it gives no `clip_high`; the default
-    bounds the weight at 5, a choice of ours. Differs from verl: no lower bound by default, as the paper trains
-    without one.
+    bounds the weight at 5, a choice of ours. Differs from verl: no lower bound by default, as the paper
+    trains without one.
     """
 
     type: str = "cispo"
