@@ -136,7 +136,7 @@ Several --set make a grid. Values are TOML, or text; commas inside brackets and 
 The same stands in a config: [sweep] seeds, problems; [sweep.set] "key" = [values]; [sweep.arms.NAME] for keys
 that change together. Words section.key=value hold for all runs.
 
-Ctrl-C saves; the same command does what is missing. More seeds or values may be added to a finished sweep.
+Ctrl-C saves; the same command does what is missing. More seeds and values may be added.
 Ready: sweep_gamma, sweep_mask_ratio, sweep_mask_kind, sweep_noise, sweep_reference_kl, sweep_entropy.
 """
 

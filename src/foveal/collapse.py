@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from foveal.spec import Config
 
@@ -170,6 +170,15 @@ class GuardConfig(Config):
     max_acts: int = Field(3, ge=1)
     """Acts of a run; later alarms only warn."""
 
+    @model_validator(mode="after")
+    def _learns_enough(self) -> "GuardConfig":
+        if self.warmup > self.window:
+            raise ValueError(
+                f"warmup {self.warmup} is longer than window {self.window}, so that no sign would ever be "
+                "read; raise [guard] window, or lower warmup"
+            )
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
@@ -228,7 +237,7 @@ def observe(memory: Memory, step: int, metrics: Mapping[str, Any], config: Guard
 
     z = (median of the last 5 values - median of the healthy window) / spread, in the direction of collapse;
     spread = max(1.4826 MAD of the window, floors). A straight drift has z = 1.5 however steep it is, since it
-    widens the window's spread too; growth by 5 % a step has z = 3, by 10 % a step 7.6.
+    widens the window's spread too; growth by 5 % a step has z = 3, by 10 % a step 6.9.
 
     An alarm needs signs of two kinds, one of them "looking" (kl_prcp) or "outcome" (reward, format,
     relatedness, the reference's log-probability), each at `threshold`; or one of the first three outcomes at

@@ -5,11 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from foveal.objectives.dapo import DAPO
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
 from foveal.objectives.terms import count, term_mean
+from foveal.objectives.vppo import VPPO
 from foveal.types import Term
 from objective_batches import Case, make_case, prepared, total_loss
 
@@ -204,6 +206,13 @@ def test_presets_are_the_published_settings_and_explicit_keys_win():
     assert isinstance(dapo.base, DAPO) and (dapo.base.clip_high, dapo.base.kl_coef) == (0.28, 0.0)
     mine = PAPO(preset="g_3b", kl_prcp_coef=0.005, base={"clip_high": 0.25})
     assert (mine.kl_prcp_coef, mine.base.clip_high, mine.base.kl_coef) == (0.005, 0.25, 0.01)
+    assert PAPO(preset="g_3b", base="grpo").base == small.base
+    nested = VPPO(preset="7b", base={"base": {"clip_high": 0.3}})
+    assert (nested.base.entropy_coef, nested.base.base.clip_high, nested.base.base.type) == (
+        0.06,
+        0.3,
+        "dapo",
+    )
     other = PAPO(preset="g_3b", base={"type": "dapo"})
     assert isinstance(other.base, DAPO) and other.base.clip_high == 0.28
     assert PAPO.model_validate(small.model_dump()) == small
@@ -212,3 +221,10 @@ def test_presets_are_the_published_settings_and_explicit_keys_win():
 def test_an_unknown_preset_is_refused_with_the_known_ones():
     with pytest.raises(Exception, match=r"papo has no preset '3b'; known: g_3b, g_7b.*objective\.preset"):
         PAPO(preset="3b")
+    with pytest.raises(Exception, match=r"papo has no preset \['g_3b'\]"):
+        PAPO(preset=["g_3b"])
+
+
+def test_a_schedule_that_could_never_reach_its_end_is_refused():
+    with pytest.raises(ValidationError, match=r"scales kl_prcp_coef, which is 0.*set kl_prcp_coef"):
+        PAPO(schedule="linear_decay", kl_prcp_coef=0.0, final_coef=0.01)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from foveal.objectives.cispo import CISPO
-from foveal.objectives.cppo import CPPO
+from foveal.objectives.cppo import CPPO, perception_tokens
 from foveal.objectives.dapo import DAPO
 from foveal.objectives.dr_grpo import DrGRPO
 from foveal.objectives.dvrp import DVRP
@@ -159,6 +159,42 @@ def test_a_number_that_is_not_finite_on_a_token_that_counts_is_never_hidden(
     now["clean"] = replace(now["clean"], logprobs=logprobs)
     terms = objective.terms(case.batch, now)
     assert any(term.per_token[term.mask].isnan().any() for term in terms)
+
+
+CLIPPED = {
+    kind: PAPO(kl_prcp_coef=0.3, estimator=kind, kl_prcp_clip=0.2) for kind in ("k1", "abs", "k2", "k3")
+}
+READS_REMOVED = [*CLIPPED, "papo", "papo_gradient", "cppo", "cppo_verl", "cppo_areal", "cppo_all"]
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", READS_REMOVED)
+def test_a_removed_view_that_is_not_finite_is_never_hidden(name: str, broken: float) -> None:
+    objective = CLIPPED.get(name) or OBJECTIVES[name]
+    case = make_case((5, 2, 4, 1))
+    scored = {
+        view: replace(found, logprobs=torch.full_like(found.logprobs, broken)) if view == "removed" else found
+        for view, found in case.batch.scores.views.items()
+    }
+    case = Case(replace(case.batch, scores=replace(case.batch.scores, views=scored)), case.logits)
+    case = prepared(objective, case)
+    now = dict(case.now)
+    now["removed"] = replace(now["removed"], logprobs=torch.full_like(now["removed"].logprobs, broken))
+    own = [
+        term
+        for term in objective.terms(case.batch, now)
+        if term.name in ("kl_prcp", "contrastive_perception")
+    ]
+    assert own and all(term.per_token[term.mask].isnan().any() for term in own)
+
+
+def test_a_token_whose_entropy_is_not_known_is_not_left_out_of_the_choice() -> None:
+    entropy = torch.tensor([[0.1, 0.2, 0.3]])
+    removed = torch.tensor([[0.2, math.nan, 0.1]])
+    found = perception_tokens(
+        entropy, removed, torch.ones(1, 3, dtype=torch.bool), fraction=0.5, score="absolute"
+    )
+    assert found[0, 1]
 
 
 @every_objective

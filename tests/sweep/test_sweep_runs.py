@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,34 @@ def test_a_changed_config_is_refused_in_a_folder_in_use(
     said = capsys.readouterr().err
     assert told in said and "Traceback" not in said
     assert (finished / "sweep_plan.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("asked", "seeds", "told"),
+    [
+        (
+            ("--set", "objective.kl_prcp_coef=0"),
+            1,
+            "also holds the arms kl_prcp_coef-0.5, which",
+        ),
+        (GRID, 2, "holds 2 seeds, and 1 would leave some out; pass --seeds 2 or more"),
+    ],
+)
+def test_a_call_that_would_leave_finished_runs_out_is_refused(
+    finished: Path,
+    tmp_path: Path,
+    asked: tuple[str, ...],
+    seeds: int,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = shutil.copytree(finished, tmp_path / "out")
+    plan = json.loads((out / "sweep_plan.json").read_text())
+    (out / "sweep_plan.json").write_text(json.dumps(plan | {"seeds": seeds}))
+    before = (out / "sweep.json").read_text()
+    assert main(["sweep", str(finished.parent / "own.toml"), *words(out), *asked]) == 2
+    assert told in capsys.readouterr().err
+    assert (out / "sweep.json").read_text() == before
 
 
 def test_report_makes_the_page_of_a_sweep_again(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import copy
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -138,8 +138,26 @@ def test_what_falls_steeply_is_an_alarm_by_itself_and_what_only_rises_is_not() -
         verdicts = watch(rows)
         assert sign.name in verdicts[-1].signs, sign.name
         assert {s.kind for s in SIGNS if s.name in verdicts[-1].signs} == {sign.kind}, sign.name
-        assert bool(alarms(verdicts)) == (sign.kind == "outcome"), sign.name
-        assert verdicts[-1].level == (2 if sign.kind == "outcome" else 1)
+        by_itself = sign.kind == "outcome" and sign.alone
+        assert bool(alarms(verdicts)) == by_itself, sign.name
+        assert verdicts[-1].level == (2 if by_itself else 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "z"),
+    [(lambda n: 3.0 * n, 1.5), (lambda n: 1.05**n, 3.0), (lambda n: 1.1**n, 6.9)],
+    ids=["straight", "5 % a step", "10 % a step"],
+)
+def test_drift_and_growth_have_the_z_that_the_guide_says(value: Callable[[int], float], z: float) -> None:
+    memory, config = Memory(), GuardConfig(threshold=1e6, alone=1e6)
+    rows = [{"kl_prcp/mean": value(step)} for step in range(1, 100)]
+    verdicts = [observe(memory, step, row, config) for step, row in enumerate(rows)]
+    assert verdicts[-1].z["kl_prcp"] == pytest.approx(z, abs=0.05)
+
+
+def test_a_warmup_longer_than_the_window_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"warmup 15 is longer than window 10.*raise \[guard\] window"):
+        GuardConfig(window=10)
 
 
 def test_one_step_or_two_of_nonsense_raise_no_sign() -> None:

@@ -16,6 +16,7 @@ from foveal.objectives.terms import (
     KL_VALUE_LIMIT,
     Estimator,
     Rounding,
+    bounded,
     exact_kl,
     kl_estimate,
     scatter_tokens,
@@ -58,7 +59,7 @@ def perception_tokens(
     largest (H_removed - H) / (H_removed + 1e-6) (`relative`); at least one where any rises, ties all taken.
     """
     shift = zero_outside((removed_entropy - entropy).detach(), mask)
-    rises = shift > 0
+    rises = ~(shift <= 0)
     ranked = shift if score == "absolute" else shift / (removed_entropy.detach() + RELATIVE_EPSILON)
     return select_top(ranked, rises, fraction=fraction, rounding=rounding)
 
@@ -113,7 +114,9 @@ class CPPO(Extension):
     rounding: Rounding = "floor"
     """Of the number chosen: "floor" (verl variant) or "ceil" (AReaL variant)."""
     candidates: Literal["completion", "all_places"] = "completion"
-    """Where tokens are ranked and chosen: among completion tokens, or at padded places too (verl variant)."""
+    """Where tokens are ranked and chosen: among completion tokens, or at padded places too, as the verl
+    variant does. Entropies of this library's forward are 0 on padding, so there it changes nothing in
+    training: it is for values made elsewhere."""
     gate: bool = True
     """Only tokens with positive advantage."""
     divergence: Estimator | Literal["exact"] = "k3"
@@ -297,4 +300,4 @@ class CPPO(Extension):
     ) -> Float[Tensor, "B T"]:
         kl = kl_estimate(logprobs, other, estimator="k3" if self.divergence == "exact" else self.divergence)
         limit = self.k1_limit if self.divergence == "k1" else None
-        return kl if limit is None else kl.clamp(-limit, limit)
+        return kl if limit is None else bounded(kl, -limit, limit)

@@ -14,6 +14,7 @@ from foveal.objectives.extension import Extension, join_views
 from foveal.objectives.looking import EntropyKind, Seen, looking_measures, seen
 from foveal.objectives.schedules import linear_decay
 from foveal.objectives.terms import (
+    bounded,
     exact_kl,
     kl_estimate,
     scatter_tokens,
@@ -72,7 +73,8 @@ class PAPO(Extension):
     kl_prcp_clip: float | None = Field(default=None, gt=0)
     """Upper bound of a token's kl_prcp, nats; gradient 0 above. Official 0.2 where it is on."""
     schedule: Literal["fixed", "linear_decay"] = "fixed"
-    """Whether gamma stays, or falls linearly from kl_prcp_coef to `final_coef`."""
+    """Whether gamma stays, or falls linearly from kl_prcp_coef to `final_coef`. Where it has reached 0 the
+    removed view is neither run nor measured."""
     final_coef: float = Field(default=0.0, ge=0)
     """gamma at the end of the decay."""
     decay_fraction: float = Field(default=0.5, gt=0, le=1)
@@ -94,11 +96,16 @@ class PAPO(Extension):
     (official)."""
 
     @model_validator(mode="after")
-    def _exact_needs_gradient(self) -> "PAPO":
+    def _fields_fit(self) -> "PAPO":
         if self.estimator == "exact" and not self.removed_gradient:
             raise ValueError(
                 "estimator 'exact' needs full distributions of the removed view, which scoring drops; "
                 "set removed_gradient = true, or estimator = 'k3'"
+            )
+        if self.schedule == "linear_decay" and self.kl_prcp_coef == 0 < self.final_coef:
+            raise ValueError(
+                f"schedule 'linear_decay' scales kl_prcp_coef, which is 0, so final_coef {self.final_coef:g} "
+                "is never reached; set kl_prcp_coef, or final_coef = 0"
             )
         return self
 
@@ -230,7 +237,7 @@ class PAPO(Extension):
             kl = kl * batch.weights[KL_PRCP]
         if self.token_fraction < 1:
             kl = zero_outside(kl, select_above_quantile(kl, mask, fraction=self.token_fraction))
-        return kl if self.kl_prcp_clip is None else kl.clamp(0.0, self.kl_prcp_clip)
+        return kl if self.kl_prcp_clip is None else bounded(kl, 0.0, self.kl_prcp_clip)
 
     def _kl_prcp(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> Float[Tensor, "B T"]:
         if self.estimator != "exact":

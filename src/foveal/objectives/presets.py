@@ -100,7 +100,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 
 
 def with_preset(table: Mapping[str, Any], *, method: str) -> dict[str, Any]:
-    """The table with what its `preset` fills in; what it says itself wins, in the base's table too.
+    """The table with what its `preset` fills in; what it says itself wins, in the tables of bases too.
 
     A `base` of another type, or one that is built already, replaces the preset's as a whole.
     Raises: ConfigError for an unknown preset, with the known ones.
@@ -109,11 +109,17 @@ def with_preset(table: Mapping[str, Any], *, method: str) -> dict[str, Any]:
     if name is None:
         return dict(table)
     known = PRESETS.get(method, {})
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         have = ", ".join(known) or "none for this method"
         raise ConfigError(f"{method} has no preset {name!r}; known: {have}; change objective.preset")
-    filled = {**known[name], **table}
-    base, own = known[name].get("base", {}), table.get("base")
-    if isinstance(own, Mapping) and own.get("type", base.get("type")) == base.get("type"):
-        filled["base"] = {**base, **own}
-    return filled
+    return _filled(known[name], table)
+
+
+def _filled(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    found = {**published, **own}
+    base, mine = published.get("base"), own.get("base")
+    if isinstance(base, Mapping) and mine is not None:
+        table = {"type": mine} if isinstance(mine, str) else mine
+        if isinstance(table, Mapping) and table.get("type", base.get("type")) == base.get("type"):
+            found["base"] = _filled(base, table)
+    return found

@@ -253,7 +253,7 @@ def select_top(
     """The highest-scoring `fraction` of the eligible tokens of each row, at least one where any is eligible.
 
     Of c eligible tokens k = max(1, floor(c fraction)) are wanted (or ceil); all tokens not below the k-th
-    largest score are taken, so ties do not depend on order. No gradient.
+    largest score are taken, so ties do not depend on order, and a NaN is not left out. No gradient.
 
     >>> eligible = torch.tensor([[True, True, True, False]])
     >>> select_top(torch.tensor([[3.0, 1.0, 2.0, 9.0]]), eligible, fraction=0.5).tolist()
@@ -265,7 +265,7 @@ def select_top(
     share = eligible.sum(-1, keepdim=True).double() * fraction
     wanted = (share.floor() if rounding == "floor" else share.ceil()).clamp(min=1).long()
     ranked = scores.masked_fill(~eligible, -math.inf).sort(-1, descending=True).values
-    return eligible & (scores >= ranked.gather(-1, wanted - 1))
+    return eligible & ~(scores < ranked.gather(-1, wanted - 1))
 
 
 def select_above_quantile(

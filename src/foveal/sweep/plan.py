@@ -253,6 +253,17 @@ def _conflict(out: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> s
         was = set_before.get(arm["name"], arm["overrides"])
         if was != arm["overrides"]:
             return f"{out}: arm {arm['name']} set {', '.join(was)}, now {', '.join(arm['overrides'])}; {away}"
+    missing = [name for name in set_before if name not in {arm["name"] for arm in now["arms"]}]
+    if missing:
+        return (
+            f"{out} also holds the arms {', '.join(missing)}, which would be left out of its results; give "
+            f"all values, those of before too, or {away}"
+        )
+    if before.get("seeds", 0) > now["seeds"]:
+        return (
+            f"{out} holds {before['seeds']} seeds, and {now['seeds']} would leave some out; pass --seeds "
+            f"{before['seeds']} or more, or {away}"
+        )
     return None
 
 
