@@ -20,7 +20,8 @@ from foveal.advantages import group_moments
 from foveal.types import Batch, Scores, TokenStats, ViewScores
 from objective_batches import make_case
 
-FOLDER = Path(os.environ.get("FOVEAL_GOLDEN") or Path(__file__).parent / "data")
+OWN_FOLDER = Path(__file__).parent / "data"
+FOLDER = Path(os.environ.get("FOVEAL_GOLDEN") or OWN_FOLDER)
 
 EXACT = 1e-9
 """Relative tolerance of values in float64."""
@@ -35,9 +36,9 @@ Case = Mapping[str, Any]
 
 
 @cache
-def load_cases(file: str) -> tuple[Case, ...]:
+def load_cases(file: str, *, folder: Path = FOLDER) -> tuple[Case, ...]:
     """All cases of a file; none when the folder lacks it."""
-    path = FOLDER / f"{file}.json"
+    path = folder / f"{file}.json"
     return tuple(json.loads(path.read_text())["cases"]) if path.is_file() else ()
 
 
