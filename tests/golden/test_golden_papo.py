@@ -1,6 +1,6 @@
 """The library against values of PAPO's code; each test reads the settings of its cases, whatever they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from foveal.compat.advantages import papo_gae, papo_reinforce_plus_plus, remax
 from foveal.compat.averages import papo_average, papo_variance, papo_whiten
 from foveal.compat.kl import official_kl
 from foveal.compat.schedules import adaptive_coefficient
+from foveal.objectives.papo import PAPO
 from foveal.objectives.schedules import linear_decay
 from foveal.objectives.terms import aggregate, clipped_surrogate, log_ratio
 from foveal.perturbations.occlude import PatchMask
@@ -44,6 +45,8 @@ from golden.golden_cases import (
 
 AGGREGATIONS: dict[str, Aggregation] = {"token": "token_mean", "seq": "sequence_mean"}
 FORMAT_WEIGHT = 0.1
+CONSTANT = ("coef", "init", "value")
+"""Parts of the names that a fixed schedule's coefficient goes by."""
 
 
 @cases("papo_advantages")
@@ -205,7 +208,11 @@ def test_papo_schedule(case: Case) -> None:
             values.append(adaptive_coefficient(values[-1], kl, **how))
         close(np.asarray(values), expected["coef_before_each_update_then_after_last"])
         return
-    assert chosen["type"] == "annealing"
+    if chosen["type"] == "fixed":
+        check_fixed(chosen, expected)
+        return
+    if chosen["type"] != "annealing":
+        raise LookupError(f"no schedule {chosen['type']!r}")
     steps = max(1, int(chosen["training_steps"] * chosen["annealing_ratio"]))
     assert steps == chosen.get("total_steps", steps)
     wanted = expected["coef_used_at_step_1_2_3"]
@@ -213,6 +220,17 @@ def test_papo_schedule(case: Case) -> None:
     each = chosen.get("n_steps", 1)
     found = [linear_decay(j * each, steps=steps, **ends) for j in range(len(wanted))]
     close(np.asarray(found), wanted)
+
+
+def check_fixed(chosen: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """The one coefficient of the settings, whatever its name, at each step and after each update."""
+    given = {float(value) for name, value in chosen.items() if any(word in name for word in CONSTANT)}
+    if len(given) != 1:
+        raise LookupError(f"no single coefficient in {dict(chosen)}")
+    objective = PAPO(kl_prcp_coef=given.pop())
+    for wanted in map(np.atleast_1d, expected.values()):
+        found = [objective.at(step, steps=len(wanted)).kl_prcp_coef for step in range(len(wanted))]
+        close(np.asarray(found), wanted)
 
 
 class LegacyStream:
