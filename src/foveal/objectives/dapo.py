@@ -17,7 +17,8 @@ def overlong_penalty(
 ) -> Float[Tensor, "B"]:
     """0 up to max_length - buffer tokens, then falling linearly to -factor at max_length (and no further).
 
-    Source: DAPO arXiv:2503.14476 Eq. 13, where factor is 1.
+    Source: DAPO arXiv:2503.14476 Eq. 13, where factor is 1. Differs from verl's code, which goes on falling
+    beyond max_length (`foveal.compat.lengths`); a sampler that stops there gives both the same.
     """
     excess = (lengths - (max_length - buffer)).float() / buffer
     return -factor * excess.clamp(0.0, 1.0)
