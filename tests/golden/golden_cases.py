@@ -29,6 +29,8 @@ ADVANTAGES = 1e-8
 """The same of advantages, which divide by a standard deviation + 1e-6."""
 DENOMINATORS = 2e-8
 """The same where the official denominators hold an extra 1e-8 that the library's lack."""
+ROUNDING = 1e-12
+"""Absolute tolerance where the relative one is to hold: rounding of sums that nearly cancel."""
 SINGLE = 1e-5
 """Relative tolerance of values that the official code gives in float32."""
 
@@ -58,12 +60,20 @@ def mask_of(values: Any) -> Tensor:
     return torch.tensor(values).bool()
 
 
-def close(found: Tensor | float, expected: Any, *, tolerance: float = EXACT) -> None:
-    """Equal shapes, and values within the tolerance, relative and absolute."""
+def close(
+    found: Tensor | float, expected: Any, *, tolerance: float = EXACT, floor: float | None = None
+) -> None:
+    """Equal shapes, and values within the tolerance, relative and (`floor`: by default the same) absolute."""
     actual = found.detach().numpy() if isinstance(found, Tensor) else np.asarray(found)
     wanted = np.asarray(expected)
     assert actual.shape == wanted.shape
-    np.testing.assert_allclose(actual, wanted, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(actual, wanted, rtol=tolerance, atol=tolerance if floor is None else floor)
+
+
+def close_tightly(found: Tensor, expected: Any, *, tolerance: float = EXACT) -> None:
+    """`close` with hardly any absolute tolerance, and exactly 0 where the official value is."""
+    close(found, expected, tolerance=tolerance, floor=ROUNDING)
+    assert not found.detach()[torch.as_tensor(np.asarray(expected) == 0)].any()
 
 
 def whitening_tolerance(values: Tensor, mask: Tensor) -> float:

@@ -13,12 +13,12 @@ from foveal.objectives.cppo import CONTRASTIVE_PERCEPTION, CPPO
 from foveal.objectives.grpo import GRPO
 from foveal.types import Batch, TokenStats, ViewScores
 from golden.golden_cases import (
-    DENOMINATORS,
     SINGLE,
     Case,
     batch_of,
     cases,
     close,
+    close_tightly,
     forward,
     mask_of,
     tensor,
@@ -89,10 +89,10 @@ def test_cppo_verl(case: Case) -> None:
     expected: Any = case["expected"]
     loss, batch, leaves = verl_loss(case, dtype=torch.float64)
     loss.backward()
-    close(loss, expected["loss"], tolerance=DENOMINATORS)
+    close_tightly(loss, expected["loss"])
     for name, leaf in leaves.items():
         found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        close(found, expected[f"grad_{name}"], tolerance=DENOMINATORS)
+        close_tightly(found, expected[f"grad_{name}"])
     if "perception_mask" in expected:
         assert torch.equal(batch.selections[CONTRASTIVE_PERCEPTION], mask_of(expected["perception_mask"]))
 
@@ -161,6 +161,6 @@ def test_cppo_areal(case: Case) -> None:
     selected = torch.zeros(len(inputs["loss_mask"]), dtype=torch.bool)
     selected[places[batch.selections[CONTRASTIVE_PERCEPTION]]] = True
     assert torch.equal(selected, mask_of(expected["perception_mask"]))
-    close(loss, expected["cpl_loss"], tolerance=DENOMINATORS)
+    close_tightly(loss, expected["cpl_loss"])
     for name, leaf in leaves.items():
-        close(leaf.grad, expected[f"grad_{name}"], tolerance=DENOMINATORS)
+        close_tightly(leaf.grad, expected[f"grad_{name}"])

@@ -38,6 +38,7 @@ from golden.golden_cases import (
     cases,
     close,
     close_advantages,
+    close_tightly,
     mask_of,
     tensor,
     whitening_tolerance,
@@ -129,13 +130,13 @@ def test_papo_policy_loss(case: Case) -> None:
     logprobs = tensor(case["inputs"]["log_probs"], grad=True)
     loss = papo_average(surrogate(case, logprobs), mask, mode=mode)
     loss.backward()
-    close(loss, expected["loss"])
-    close(logprobs.grad, expected["grad_log_probs"])
+    close_tightly(loss, expected["loss"])
+    close_tightly(logprobs.grad, expected["grad_log_probs"])
     logprobs.grad = None
     loss = mean(surrogate(case, logprobs), mask, mode=mode)
     loss.backward()
     close(loss, expected["loss"], tolerance=DENOMINATORS)
-    close(logprobs.grad, expected["grad_log_probs"], tolerance=DENOMINATORS)
+    close_tightly(logprobs.grad, expected["grad_log_probs"], tolerance=DENOMINATORS)
     if "expected_f32" in case:
         single = surrogate(case, tensor(case["inputs"]["log_probs"], dtype=torch.float32))
         assert single.dtype == torch.float32
@@ -185,7 +186,7 @@ def test_papo_average(case: Case) -> None:
     loss = mean(values, mask, mode=chosen["mode"])
     loss.backward()
     close(loss, expected["loss"], tolerance=max(DENOMINATORS, 2 * epsilon))
-    close(values.grad, expected["grad_values"], tolerance=max(DENOMINATORS, 2 * epsilon))
+    close_tightly(values.grad, expected["grad_values"], tolerance=max(DENOMINATORS, 2 * epsilon))
     values = values.detach()
     if "masked_mean" in expected:
         close(papo_average(values, mask, mode="token"), expected["masked_mean"])

@@ -14,13 +14,13 @@ from foveal.objectives.papo import KL_PRCP, PAPO
 from foveal.train.step import select
 from foveal.types import Batch, TokenStats, ViewScores
 from golden.golden_cases import (
-    DENOMINATORS,
     OWN_FOLDER,
     SINGLE,
     Case,
     batch_of,
     cases,
     close,
+    close_tightly,
     forward,
     load_cases,
     tensor,
@@ -92,11 +92,11 @@ def test_papo_actor(case: Case) -> None:
     expected: Any = case["expected"]
     losses, logprobs, removed = losses_of(case, dtype=torch.float64)
     losses.mean().backward()
-    close(losses, expected["micro_losses"], tolerance=DENOMINATORS)
-    close(losses.mean(), expected["loss"], tolerance=DENOMINATORS)
-    close(logprobs.grad, expected["grad_log_probs"], tolerance=DENOMINATORS)
+    close_tightly(losses, expected["micro_losses"])
+    close_tightly(losses.mean(), expected["loss"])
+    close_tightly(logprobs.grad, expected["grad_log_probs"])
     found = torch.zeros_like(removed) if removed.grad is None else removed.grad
-    close(found, expected.get("grad_aug_log_probs", torch.zeros_like(removed)), tolerance=DENOMINATORS)
+    close_tightly(found, expected.get("grad_aug_log_probs", torch.zeros_like(removed)))
 
 
 @cases("papo_actor", lambda case: "expected_f32" in case)

@@ -35,6 +35,7 @@ from golden.golden_cases import (
     cases,
     close,
     close_advantages,
+    close_tightly,
     mask_of,
     tensor,
     whitening_tolerance,
@@ -162,7 +163,7 @@ def test_verl_agg_loss(case: Case, code: str) -> None:
         loss = aggregate(values, mask, aggregation=how, count=counts, horizon=horizon)
         loss.backward()
         close(loss, expected["loss"], tolerance=DENOMINATORS)
-        close(values.grad, expected["grad_values"], tolerance=DENOMINATORS)
+        close_tightly(values.grad, expected["grad_values"], tolerance=DENOMINATORS)
 
 
 def batch_settings(chosen: Any) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The length penalty as verl computes it."""
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

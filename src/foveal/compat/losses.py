@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from foveal.compat.averages import PapoMode, VerlMode, cppo_average, papo_average
+from foveal.compat.averages import PapoMode, VerlMode, cppo_average, papo_average, verl_average
+from foveal.objectives.surrogate import SURROGATE
 from foveal.types import Term
 
 
@@ -30,11 +31,17 @@ def papo_micro_loss(terms: Sequence[Term], *, mode: PapoMode) -> Float[Tensor, "
 
 def cppo_micro_loss(terms: Sequence[Term], *, mode: VerlMode, accumulation: int = 1) -> Float[Tensor, ""]:
     """Sum of coef times `cppo_average`, over the number of micro-batches; the contrastive term is averaged
-    over its own tokens.
+    over its own tokens. The token mean of the surrogate has no 1e-8 in its denominator, unlike that of the
+    other terms: an empty mask gives NaN.
 
     Source: vbdi/cppo, verl/recipe/cppo/cppo_dp_actor.py.
     """
-    return _total(terms, lambda term: cppo_average(term.per_token, term.mask, mode=mode)) / accumulation
+
+    def average(term: Term) -> Tensor:
+        bare = term.name == SURROGATE and mode == "token-mean"
+        return (verl_average if bare else cppo_average)(term.per_token, term.mask, mode=mode)
+
+    return _total(terms, average) / accumulation
 
 
 def _total(terms: Sequence[Term], average: Callable[[Term], Tensor]) -> Tensor:
