@@ -1,17 +1,20 @@
 """CPPO's perception tokens, loss and gradients against both official codes."""
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import pytest
 import torch
 from torch import Tensor
 
-from foveal.compat.averages import cppo_average
+from foveal.compat.averages import EPSILON, cppo_average
 from foveal.compat.kl import NAMES
 from foveal.compat.losses import cppo_micro_loss
 from foveal.objectives.cppo import CONTRASTIVE_PERCEPTION, CPPO
 from foveal.objectives.grpo import GRPO
-from foveal.types import Batch, TokenStats, ViewScores
+from foveal.objectives.terms import aggregate, count
+from foveal.types import Batch, Term, TokenStats, ViewScores
 from golden.golden_cases import (
     SINGLE,
     Case,
@@ -24,11 +27,12 @@ from golden.golden_cases import (
     tensor,
 )
 
+SelectIn = Literal["scoring", "update"]
 PLACES = ("log_probs", "log_probs_preserving", "log_probs_changing")
 
 
-def verl_objective(chosen: Case) -> CPPO:
-    """The settings of a case, tokens chosen from the scores; the verl variant's own choices."""
+def verl_objective(chosen: Case, *, select_in: SelectIn) -> CPPO:
+    """The settings of a case; the verl variant's own choices."""
     estimator = NAMES[chosen["kl_loss_type"]]
     return CPPO(
         preset="verl",
@@ -48,7 +52,7 @@ def verl_objective(chosen: Case) -> CPPO:
         gate=chosen["cpl_use_advantage_gating"],
         divergence=estimator,
         k1_limit=None,
-        select_in="scoring",
+        select_in=select_in,
     )
 
 
@@ -65,11 +69,13 @@ def verl_batch(case: Case, objective: CPPO, *, dtype: torch.dtype) -> Batch:
     return objective.prepare(batch_of(inputs, scores, dtype=dtype))
 
 
-def verl_loss(case: Case, *, dtype: torch.dtype) -> tuple[Tensor, Batch, dict[str, Tensor]]:
-    """The loss of the micro-batch, its batch, and the leaves by their official names."""
+def verl_terms(
+    case: Case, *, dtype: torch.dtype, select_in: SelectIn
+) -> tuple[list[Term], Batch, dict[str, Tensor]]:
+    """The terms of the micro-batch, its batch, and the leaves by their official names."""
     inputs, chosen = case["inputs"], case["settings"]
     leaves = {name: tensor(inputs[name], grad=True, dtype=dtype) for name in (*PLACES, "entropy")}
-    objective = verl_objective(chosen)
+    objective = verl_objective(chosen, select_in=select_in)
     batch = verl_batch(case, objective, dtype=dtype)
     if chosen["on_policy"]:
         old = leaves["log_probs"].detach()
@@ -79,28 +85,67 @@ def verl_loss(case: Case, *, dtype: torch.dtype) -> tuple[Tensor, Batch, dict[st
         "preserved": forward(leaves["log_probs_preserving"]),
         "removed": forward(leaves["log_probs_changing"], tensor(inputs["entropy_changing"], dtype=dtype)),
     }
-    terms = objective.terms(batch, now)
-    loss = cppo_micro_loss(terms, mode=chosen["loss_agg_mode"], accumulation=chosen["gradient_accumulation"])
-    return loss, batch, leaves
+    return objective.terms(batch, now), batch, leaves
+
+
+def verl_loss(terms: list[Term], chosen: Case) -> Tensor:
+    return cppo_micro_loss(terms, mode=chosen["loss_agg_mode"], accumulation=chosen["gradient_accumulation"])
+
+
+def check_leaves(leaves: Mapping[str, Tensor], expected: Any) -> None:
+    for name, leaf in leaves.items():
+        found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        close_tightly(found, expected[f"grad_{name}"])
 
 
 @cases("cppo_verl")
 def test_cppo_verl(case: Case) -> None:
     expected: Any = case["expected"]
-    loss, batch, leaves = verl_loss(case, dtype=torch.float64)
+    terms, batch, leaves = verl_terms(case, dtype=torch.float64, select_in="scoring")
+    loss = verl_loss(terms, case["settings"])
     loss.backward()
     close_tightly(loss, expected["loss"])
-    for name, leaf in leaves.items():
-        found = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        close_tightly(found, expected[f"grad_{name}"])
+    check_leaves(leaves, expected)
     if "perception_mask" in expected:
         assert torch.equal(batch.selections[CONTRASTIVE_PERCEPTION], mask_of(expected["perception_mask"]))
 
 
 @cases("cppo_verl", lambda case: "expected_f32" in case)
 def test_cppo_verl_in_float32(case: Case) -> None:
-    loss, _, _ = verl_loss(case, dtype=torch.float32)
-    close(loss, case["expected_f32"]["loss"], tolerance=SINGLE)
+    terms, _, _ = verl_terms(case, dtype=torch.float32, select_in="scoring")
+    close(verl_loss(terms, case["settings"]), case["expected_f32"]["loss"], tolerance=SINGLE)
+
+
+def is_spread(case: Case) -> bool:
+    """Whether choosing in the update has the official value: a token mean that counts no padded place, which
+    that way lie outside the mask."""
+    tokens, chosen = mask_of(case["inputs"]["response_mask"]), case["expected"].get("perception_mask")
+    padded = chosen is not None and bool((mask_of(chosen) & ~tokens).any())
+    return case["settings"]["loss_agg_mode"] == "token-mean" and not padded
+
+
+def spread_mean(term: Term, chosen: Any) -> Tensor:
+    """The library's mean over all tokens of a term that was spread over them from the chosen ones, made the
+    official one: a sum over the chosen divided by their number + 1e-8."""
+    size = float(mask_of(chosen).sum())
+    mean = aggregate(term.per_token, term.mask, aggregation="token_mean", count=count(term.mask))
+    return mean * size / (size + EPSILON)
+
+
+@cases("cppo_verl", is_spread)
+def test_cppo_verl_choosing_in_the_update_as_its_preset_does(case: Case) -> None:
+    chosen, expected = case["settings"], case["expected"]
+    terms, batch, leaves = verl_terms(case, dtype=torch.float64, select_in="update")
+    loss = verl_loss([term for term in terms if term.name != CONTRASTIVE_PERCEPTION], chosen)
+    for term in terms:
+        if term.name == CONTRASTIVE_PERCEPTION:
+            assert torch.equal(term.mask, batch.inputs.completion_mask)
+            assert term.per_token[~mask_of(expected["perception_mask"])].eq(0).all()
+            mean = spread_mean(term, expected["perception_mask"])
+            loss = loss + term.coef * mean / chosen["gradient_accumulation"]
+    loss.backward()
+    close_tightly(loss, expected["loss"])
+    check_leaves(leaves, expected)
 
 
 def runs_of_ones(mask: list[int], starts: list[int]) -> list[list[int]]:
@@ -114,7 +159,7 @@ def runs_of_ones(mask: list[int], starts: list[int]) -> list[list[int]]:
     return runs
 
 
-def areal_objective(chosen: Case) -> CPPO:
+def areal_objective(chosen: Case, *, select_in: SelectIn) -> CPPO:
     return CPPO(
         preset="areal",
         cpl_coef=1.0,
@@ -122,13 +167,14 @@ def areal_objective(chosen: Case) -> CPPO:
         perception_fraction=chosen["cpl_vision_top_percent"],
         selection="entropy" if chosen["cpl_use_vision_mask"] else "all",
         gate=chosen["cpl_use_advantage_gating"],
-        select_in="scoring",
+        select_in=select_in,
     )
 
 
 @cases("cppo_areal")
-def test_cppo_areal(case: Case) -> None:
-    inputs, chosen, expected = case["inputs"], case["settings"], case["expected"]
+@pytest.mark.parametrize("select_in", ["scoring", "update"])
+def test_cppo_areal(case: Case, select_in: SelectIn) -> None:
+    inputs, expected = case["inputs"], case["expected"]
     runs = runs_of_ones(inputs["loss_mask"], inputs["cu_seqlens"]) or [[]]
     width = max(1, *map(len, runs))
     places = torch.tensor([run + [0] * (width - len(run)) for run in runs])
@@ -149,18 +195,23 @@ def test_cppo_areal(case: Case) -> None:
             logprobs=ragged("log_probs_changing").detach(), entropy=ragged("entropy_changing")
         ),
     }
-    objective = areal_objective(chosen)
+    objective = areal_objective(case["settings"], select_in=select_in)
     batch = objective.prepare(batch_of(shaped, scores))
-    now = {
-        view: forward(ragged(name))
-        for view, name in zip(("clean", "preserved", "removed"), PLACES, strict=True)
+    now: dict[str, TokenStats] = {
+        "clean": forward(ragged("log_probs"), ragged("entropy")),
+        "preserved": forward(ragged("log_probs_preserving")),
+        "removed": forward(ragged("log_probs_changing"), ragged("entropy_changing")),
     }
     term = next(t for t in objective.terms(batch, now) if t.name == CONTRASTIVE_PERCEPTION)
-    loss = cppo_average(term.per_token, term.mask, mode="token-mean")
+    wanted = torch.tensor(rows) & mask_of(expected["perception_mask"])[places]
+    assert wanted.sum() == mask_of(expected["perception_mask"]).sum()
+    if select_in == "update":
+        loss = spread_mean(term, expected["perception_mask"])
+        assert term.per_token[~wanted].eq(0).all()
+    else:
+        loss = cppo_average(term.per_token, term.mask, mode="token-mean")
+        assert torch.equal(batch.selections[CONTRASTIVE_PERCEPTION], wanted)
     loss.backward()
-    selected = torch.zeros(len(inputs["loss_mask"]), dtype=torch.bool)
-    selected[places[batch.selections[CONTRASTIVE_PERCEPTION]]] = True
-    assert torch.equal(selected, mask_of(expected["perception_mask"]))
     close_tightly(loss, expected["cpl_loss"])
     for name, leaf in leaves.items():
         close_tightly(leaf.grad, expected[f"grad_{name}"])

@@ -295,13 +295,14 @@ def spread_weights(
 
     For selections that are known only in the update: the term is averaged over `mask`, whose count is known
     before, and each micro-batch contributes the mean over its own selected tokens with the weight of its
-    share of the mask. The result depends on the split into micro-batches, by construction.
+    share of the mask. The result depends on the split into micro-batches, by construction. In float64,
+    whatever the default: the caller's loss may be.
     """
-    chosen = selected.to(torch.get_default_dtype())
+    chosen, inside = selected.double(), mask.double()
     if aggregation == "token_mean":
-        return chosen * (mask.sum() / selected.sum().clamp(min=1))
-    rows = mask.any(-1).sum() / selected.any(-1).sum().clamp(min=1)
+        return chosen * (inside.sum() / chosen.sum().clamp(min=1))
+    rows = mask.any(-1).double().sum() / selected.any(-1).sum().clamp(min=1)
     if aggregation == "sequence_sum":
         return chosen * rows
-    own = mask.sum(-1, keepdim=True) / selected.sum(-1, keepdim=True).clamp(min=1)
+    own = inside.sum(-1, keepdim=True) / chosen.sum(-1, keepdim=True).clamp(min=1)
     return chosen * own * rows
