@@ -316,7 +316,9 @@ class Objective(Component):
         raise NotImplementedError
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """What is logged beside the terms (clip fraction, ...); `coef` is ignored and no gradient is kept."""
+        """What is logged beside the terms (clip fraction, ...); `coef` is ignored and no gradient is kept. Of
+        several of one name, from methods that hold one another, the first is logged.
+        """
         return []
 
 

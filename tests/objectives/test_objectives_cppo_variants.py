@@ -8,7 +8,7 @@ import torch
 from foveal.objectives.cppo import CONTRASTIVE_PERCEPTION, CPPO
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.terms import kl_estimate
-from objective_batches import Case, make_case, prepared, total_loss
+from objective_batches import Case, make_case, measure, prepared, total_loss
 
 
 def test_presets_are_the_two_official_codes_and_the_papers_text():
@@ -68,6 +68,17 @@ def test_divergences_take_any_estimator(estimator):
     wanted = torch.log1p(torch.exp((kls[0] - kls[1]) / 0.7)).mean()
     added = total_loss(objective, case) - total_loss(objective.base, case)
     assert added.item() == pytest.approx(wanted.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("divergence", ["k1", "k2", "k3", "exact"])
+def test_divergences_are_logged_as_plain_k3_whatever_the_loss_has(divergence):
+    objective = CPPO(divergence=divergence, k1_limit=1e-3)
+    case = prepared(objective, make_case())
+    chosen = case.batch.selections[CONTRASTIVE_PERCEPTION]
+    now = {view: stats.logprobs.detach()[chosen] for view, stats in case.now.items()}
+    for view in ("preserved", "removed"):
+        wanted = kl_estimate(now["clean"], now[view], estimator="k3").mean().item()
+        assert measure(objective, case, f"perception/{view}_kl") == pytest.approx(wanted)
 
 
 def test_only_completions_that_the_gate_lets_through_are_scored():

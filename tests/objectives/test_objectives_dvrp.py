@@ -8,10 +8,10 @@ from foveal.objectives.dapo import DAPO
 from foveal.objectives.dvrp import DVRP
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
-from foveal.objectives.terms import masked_mean
+from foveal.objectives.terms import kl_estimate, masked_mean
 from foveal.spec import FovealError
 from foveal.types import Objective
-from objective_batches import Case, gradients, is_bit_for_bit, make_case, prepared, total_loss
+from objective_batches import Case, gradients, is_bit_for_bit, make_case, measure, prepared, total_loss
 
 VIEWS = ("clean", "removed", "noised")
 OFF = {"sensitivity_coef": 0.0, "robustness_coef": 0.0, "views_entropy_coef": 0.0}
@@ -137,3 +137,13 @@ def test_presets_have_no_reference_and_the_published_coefficients(preset: str) -
     found = DVRP(preset=preset)
     assert not found.uses_reference and isinstance(found.base, DAPO if preset == "d" else GRPO)
     assert (found.sensitivity_coef, found.views_entropy_coef) == (0.01, 0.05)
+
+
+def test_kl_prcp_is_measured_as_plain_k3_whatever_the_estimator() -> None:
+    case = make_case(views=VIEWS)
+    mask = case.batch.inputs.completion_mask
+    now = {view: stats.logprobs.detach()[mask] for view, stats in case.now.items()}
+    wanted = kl_estimate(now["clean"], now["removed"], estimator="k3").mean().item()
+    for fields in ({"estimator": "k1"}, {"estimator": "k3"}, {"sensitivity_coef": 0.0}):
+        objective = DVRP(**fields)
+        assert measure(objective, prepared(objective, case), "kl_prcp") == pytest.approx(wanted)

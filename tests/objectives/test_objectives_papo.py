@@ -278,9 +278,9 @@ def test_measures_by_hand():
     gain = (now.logprobs - removed.logprobs)[mask]
     kl = ((-gain).exp() + gain - 1).clamp(max=10)
     assert measure(objective, case, "perception/information_gain") == pytest.approx(gain.mean().item())
-    names = [term.name for term in objective.measures(case.batch, case.now)]
-    assert "kl_prcp" not in names, "where it is a term it is logged as one"
-    watched = PAPO(base=GRPO(), kl_prcp_coef=0.0, removed_entropy_coef=0.1)
-    assert measure(watched, case, "kl_prcp") == pytest.approx(kl.mean().item())
+    paid = {"kl_prcp_clip": 0.01, "token_fraction": 0.2, "estimator": "k1"}
+    for fields in ({}, paid, {"kl_prcp_coef": 0.0, "removed_entropy_coef": 0.1}):
+        watched = PAPO(base=GRPO(), **fields)
+        assert measure(watched, case, "kl_prcp") == pytest.approx(kl.mean().item())
     shift = (removed.entropy - now.entropy)[mask].mean().item()
     assert measure(objective, case, "perception/entropy_shift") == pytest.approx(shift)

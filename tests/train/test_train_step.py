@@ -16,6 +16,7 @@ from foveal.objectives.cppo import CPPO
 from foveal.objectives.dapo import DAPO
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
+from foveal.objectives.vppo import VPPO
 from foveal.policy import Policy, load_policy
 from foveal.policy.forward import micro_batches
 from foveal.train import step as step_module
@@ -287,6 +288,58 @@ def test_per_token_values_stand_at_their_tokens_and_nowhere_else(policy: Policy,
     assert result.metrics["kl_prcp/mean"] == pytest.approx(
         float(values[inputs.completion_mask].mean()), rel=1e-5
     )
+
+
+LOOKING = ("kl_prcp/mean", "kl_prcp/median", "kl_prcp/variance", "kl_prcp/tail_fraction")
+LOOKING += ("perception/information_gain", "perception/entropy_shift")
+
+
+def looked(policy: Policy, inputs: Inputs, objective: Objective) -> StepResult:
+    """A step that moves nothing, so that all methods see the same policy."""
+    _, (result,) = train(policy, inputs, objective, steps=1, lr=0.0)
+    return result
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        PAPO(base=CPPO()),
+        PAPO(base=PAPO(kl_prcp_coef=0.2)),
+        CPPO(base=PAPO()),
+        VPPO(base=PAPO()),
+        VPPO(base=CPPO()),
+        PAPO(base=VPPO(base=CPPO())),
+    ],
+    ids=["papo_cppo", "papo_papo", "cppo_papo", "vppo_papo", "vppo_cppo", "papo_vppo_cppo"],
+)
+def test_methods_that_hold_one_another_log_looking_as_papo_alone_does(
+    objective: Objective, policy: Policy, inputs: Inputs
+) -> None:
+    found, wanted = looked(policy, inputs, objective), looked(policy, inputs, PAPO())
+    assert torch.equal(found.per_token["kl_prcp"].isfinite(), inputs.completion_mask)
+    for name in LOOKING:
+        assert found.metrics[name] == pytest.approx(wanted.metrics[name], rel=1e-5), name
+    assert found.metrics["kl_prcp/mean"] > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kl_prcp_clip": 1e-3, "token_fraction": 0.2, "weighting": "correct_only"},
+        {"estimator": "k1"},
+        {"kl_prcp_coef": 0.0, "removed_entropy_coef": 0.1},
+    ],
+    ids=["chosen_and_clamped", "k1", "not_paid"],
+)
+def test_kl_prcp_is_logged_as_plain_k3_whatever_is_paid(
+    fields: dict[str, Any], policy: Policy, inputs: Inputs
+) -> None:
+    found, wanted = looked(policy, inputs, PAPO(**fields)), looked(policy, inputs, PAPO())
+    for name in LOOKING:
+        assert found.metrics[name] == pytest.approx(wanted.metrics[name], rel=1e-5), name
+    assert torch.equal(found.per_token["kl_prcp"].isfinite(), inputs.completion_mask)
+    assert torch.allclose(found.per_token["kl_prcp"], wanted.per_token["kl_prcp"], equal_nan=True)
+    assert found.metrics.get("loss/kl_prcp", 0.0) != pytest.approx(wanted.metrics["loss/kl_prcp"], rel=0.1)
 
 
 def test_metrics_do_not_depend_on_split(policy: Policy, inputs: Inputs) -> None:

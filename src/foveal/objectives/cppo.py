@@ -194,7 +194,7 @@ class CPPO(Extension):
         if self.cpl_coef == 0:
             return terms
         selected = self._chosen(batch, now)
-        preserved_kl, removed_kl = self._divergences(now, selected, exact=self.divergence == "exact")
+        preserved_kl, removed_kl = self._divergences(now, selected)
         per_token = contrastive_loss(preserved_kl, removed_kl, tau=self.tau)
         mask = selected
         if self.select_in == "update":
@@ -203,15 +203,17 @@ class CPPO(Extension):
         return [*terms, Term(name=CONTRASTIVE_PERCEPTION, coef=self.cpl_coef, per_token=per_token, mask=mask)]
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """The base's; share of perception tokens, both sampled divergences on them; from the scores also the
-        removed view's effect."""
+        """The base's; share of perception tokens, plain k3 from either view on them, whatever the
+        `divergence`; from the scores also the removed view's effect."""
         measures = super().measures(batch, now)
         if self.cpl_coef == 0:
             return measures
         mask = batch.inputs.completion_mask
         with torch.no_grad():
             selected = self._chosen(batch, now)
-            preserved, removed = self._divergences(now, selected, exact=False)
+            preserved, removed = _sampled_kls(
+                now, selected, (self.preserved_view, self.removed_view), estimator="k3"
+            )
             measures = [
                 *measures,
                 Term(
@@ -280,24 +282,32 @@ class CPPO(Extension):
         return batch.scores.views[view]
 
     def _divergences(
-        self, now: Mapping[ViewName, TokenStats], selected: Bool[Tensor, "B T"], *, exact: bool
+        self, now: Mapping[ViewName, TokenStats], selected: Bool[Tensor, "B T"]
     ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
         """KL(clean || preserved) and KL(clean || removed) at the selected tokens, 0 elsewhere."""
-        clean, preserved, removed = now[CLEAN], now[self.preserved_view], now[self.removed_view]
-        if exact:
+        if self.divergence == "exact":
+            clean, preserved, removed = now[CLEAN], now[self.preserved_view], now[self.removed_view]
             log_p = clean.log_probs_at(selected)
             preserved_kl = exact_kl(log_p, preserved.log_probs_at(selected))
             removed_kl = exact_kl(log_p, removed.log_probs_at(selected))
             return scatter_tokens(preserved_kl, selected), scatter_tokens(removed_kl, selected)
-        logprobs = zero_outside(clean.logprobs, selected)
-        return (
-            self._sampled_kl(logprobs, zero_outside(preserved.logprobs, selected)),
-            self._sampled_kl(logprobs, zero_outside(removed.logprobs, selected)),
-        )
+        views, limit = (self.preserved_view, self.removed_view), self.k1_limit
+        near, far = _sampled_kls(now, selected, views, estimator=self.divergence)
+        if self.divergence != "k1" or limit is None:
+            return near, far
+        return bounded(near, -limit, limit), bounded(far, -limit, limit)
 
-    def _sampled_kl(
-        self, logprobs: Float[Tensor, "B T"], other: Float[Tensor, "B T"]
-    ) -> Float[Tensor, "B T"]:
-        kl = kl_estimate(logprobs, other, estimator="k3" if self.divergence == "exact" else self.divergence)
-        limit = self.k1_limit if self.divergence == "k1" else None
-        return kl if limit is None else bounded(kl, -limit, limit)
+
+def _sampled_kls(
+    now: Mapping[ViewName, TokenStats],
+    selected: Bool[Tensor, "B T"],
+    views: tuple[ViewName, ViewName],
+    *,
+    estimator: Estimator,
+) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
+    """KL(clean || view) of the sampled token under both views, at the selected tokens, 0 elsewhere."""
+    clean, first, second = (zero_outside(now[view].logprobs, selected) for view in (CLEAN, *views))
+    return (
+        kl_estimate(clean, first, estimator=estimator),
+        kl_estimate(clean, second, estimator=estimator),
+    )

@@ -89,11 +89,10 @@ class DVRP(Extension):
         return terms
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """The base's, and the removed view's effect."""
+        """The removed view's effect, then the base's, which may see fewer completions."""
         measures = super().measures(batch, now)
         if self.removed_view not in self._compared:
             return measures
         clean = seen(CLEAN, batch, now, method=self.type)
         removed = seen(self.removed_view, batch, now if self.views_gradient else None, method=self.type)
-        mask, measured = batch.inputs.completion_mask, "kl_prcp" not in self._added
-        return [*measures, *looking_measures(clean, removed, mask, with_kl_prcp=measured)]
+        return [*looking_measures(clean, removed, batch.inputs.completion_mask), *measures]

@@ -53,17 +53,14 @@ def seen(
     return Seen(logprobs=zero_outside(found.logprobs, mask), entropy=zero_outside(found.entropy, mask))
 
 
-def looking_measures(
-    clean: Seen, removed: Seen, mask: Bool[Tensor, "B T"], *, with_kl_prcp: bool = True
-) -> list[Term]:
-    """What the removed view takes away: k3 `kl_prcp`, information gain and entropy shift. No gradient."""
+def looking_measures(clean: Seen, removed: Seen, mask: Bool[Tensor, "B T"]) -> list[Term]:
+    """What the removed view takes away: `kl_prcp`, which is plain k3 of the sampled token whatever a term of
+    that name pays for, information gain and entropy shift. No gradient."""
     values = {
         "kl_prcp": kl_estimate(clean.logprobs, removed.logprobs, estimator="k3"),
         "perception/information_gain": clean.logprobs - removed.logprobs,
         "perception/entropy_shift": removed.entropy - clean.entropy,
     }
-    if not with_kl_prcp:
-        del values["kl_prcp"]
     return [
         Term(name=name, coef=0.0, per_token=zero_outside(value, mask).detach(), mask=mask)
         for name, value in values.items()

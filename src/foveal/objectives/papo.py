@@ -213,18 +213,13 @@ class PAPO(Extension):
         return terms
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """The base's, then sampled kl_prcp where it is no term, information gain and entropy shift."""
+        """kl_prcp as plain k3, whatever is paid; information gain and entropy shift; then the base's, which
+        may see fewer completions."""
         measures = super().measures(batch, now)
         if not self._uses_removed:
             return measures
-        with torch.no_grad():
-            mask = batch.inputs.completion_mask
-            clean, removed = seen(CLEAN, batch, now, method=self.type), self._removed(batch, now)
-            measures += looking_measures(clean, removed, mask, with_kl_prcp=False)
-            if self.kl_prcp_coef == 0:
-                value = self._sampled_kl_prcp(batch, now).detach()
-                measures.append(Term(name=KL_PRCP, coef=0.0, per_token=value, mask=mask))
-        return measures
+        clean, removed = seen(CLEAN, batch, now, method=self.type), self._removed(batch, now)
+        return [*looking_measures(clean, removed, batch.inputs.completion_mask), *measures]
 
     def _removed(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> Seen:
         """The removed view as configured: of the running forward, or of scoring."""
@@ -240,15 +235,9 @@ class PAPO(Extension):
         return kl if self.kl_prcp_clip is None else bounded(kl, 0.0, self.kl_prcp_clip)
 
     def _kl_prcp(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> Float[Tensor, "B T"]:
-        if self.estimator != "exact":
-            return self._sampled_kl_prcp(batch, now)
         mask = batch.inputs.completion_mask
-        clean, removed = now[CLEAN].log_probs_at(mask), now[self.removed_view].log_probs_at(mask)
-        return scatter_tokens(exact_kl(clean, removed), mask)
-
-    def _sampled_kl_prcp(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> Float[Tensor, "B T"]:
-        """From the sampled tokens alone; k3 stands in for "exact", which costs another pass over the
-        vocabulary."""
-        clean = zero_outside(now[CLEAN].logprobs, batch.inputs.completion_mask)
-        estimator = "k3" if self.estimator == "exact" else self.estimator
-        return kl_estimate(clean, self._removed(batch, now).logprobs, estimator=estimator)
+        if self.estimator == "exact":
+            clean, removed = now[CLEAN].log_probs_at(mask), now[self.removed_view].log_probs_at(mask)
+            return scatter_tokens(exact_kl(clean, removed), mask)
+        sampled = zero_outside(now[CLEAN].logprobs, mask)
+        return kl_estimate(sampled, self._removed(batch, now).logprobs, estimator=self.estimator)

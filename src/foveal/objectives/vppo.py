@@ -74,7 +74,8 @@ class VPPO(Extension):
         return replace(batch, selections=selections, weights={**batch.weights, SURROGATE: weight})
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
-        """The base's; share of kept tokens, their mean factor, and the removed view's effect."""
+        """The removed view's effect; the base's, which may see fewer completions; share of kept tokens, and
+        their mean factor."""
         measures, mask = super().measures(batch, now), batch.inputs.completion_mask
         if not self._weighs:
             return measures
@@ -82,8 +83,8 @@ class VPPO(Extension):
         share = kept.to(weight.dtype)
         clean = seen(CLEAN, batch, now, method=self.type)
         return [
+            *looking_measures(clean, seen(self.removed_view, batch, method=self.type), mask),
             *measures,
             Term(name="perception/token_fraction", coef=0.0, per_token=share, mask=mask),
             Term(name="perception/advantage_scale", coef=0.0, per_token=weight, mask=kept),
-            *looking_measures(clean, seen(self.removed_view, batch, method=self.type), mask),
         ]

@@ -48,8 +48,8 @@ class StepSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step did. `per_token` holds the detached terms and measures by name, [B T], as seen before each
-    update."""
+    """What a step did. `per_token` holds the detached measures, and terms of other names, [B T], as seen
+    before each update."""
 
     metrics: Mapping[str, float]
     per_token: Mapping[str, Tensor]
@@ -71,11 +71,16 @@ class _Tally:
     parity_max: float = 0.0
     skipped: int = 0
 
-    def add(self, term: Term, rows: Tensor, size: torch.Size) -> None:
-        """Count a term's values on these rows."""
+    def add(self, measure: Term, rows: Tensor, size: torch.Size) -> None:
+        """Count a measure's values on these rows, and keep them."""
+        values = measure.per_token.detach()[measure.mask].double()
+        self.sums[measure.name] = self.sums.get(measure.name, 0.0) + float(values.sum())
+        self.tokens[measure.name] = self.tokens.get(measure.name, 0.0) + float(measure.mask.sum())
+        self.keep(measure, rows, size)
+
+    def keep(self, term: Term, rows: Tensor, size: torch.Size) -> None:
+        """Keep a term's values on these rows."""
         values = term.per_token.detach()
-        self.sums[term.name] = self.sums.get(term.name, 0.0) + float(values[term.mask].double().sum())
-        self.tokens[term.name] = self.tokens.get(term.name, 0.0) + float(term.mask.sum())
         whole = self.per_token.setdefault(term.name, torch.full(size, math.nan))
         whole[rows] = torch.where(term.mask, values, math.nan).float().cpu()
 
@@ -206,12 +211,15 @@ def _watch(
     """Log what this micro-batch saw; `share` is the weight of its means in the loss."""
     with torch.no_grad():
         size = tally.per_token["sampled_logprobs"].shape
+        measures = _first_of_each_name(objective.measures(micro, now))
+        for measure in measures.values():
+            tally.add(measure, places, size)
+        for name, term in _first_of_each_name(terms).items():
+            if name not in measures:
+                tally.keep(term, places, size)
         for term in terms:
-            tally.add(term, places, size)
             mean = _mean(term, counts, objective)
             tally.losses[term.name] = tally.losses.get(term.name, 0.0) + share * term.coef * float(mean)
-        for measure in objective.measures(micro, now):
-            tally.add(measure, places, size)
         if CLEAN in now:
             mask = micro.inputs.completion_mask
             drift = zero_outside(now[CLEAN].logprobs - micro.scores.old_logprobs, mask).abs().max()
@@ -221,6 +229,14 @@ def _watch(
                     mask = mask & ~micro.inputs.sampled_elsewhere.unsqueeze(-1)
                 gap = zero_outside(now[CLEAN].logprobs - micro.inputs.sampled_logprobs, mask).abs().max()
                 tally.parity_max = _larger(tally.parity_max, float(gap))
+
+
+def _first_of_each_name(terms: Iterable[Term]) -> dict[str, Term]:
+    """Methods that hold one another may log the same thing: it is counted once."""
+    found: dict[str, Term] = {}
+    for term in terms:
+        found.setdefault(term.name, term)
+    return found
 
 
 def _larger(first: float, second: float) -> float:
@@ -312,11 +328,10 @@ def _metrics(batch: Batch, tally: _Tally) -> dict[str, float]:
     found = {f"loss/{name}": value for name, value in tally.losses.items()}
     found["loss/total"] = sum(tally.losses.values())
     for name, total in tally.sums.items():
-        if name not in tally.losses:
-            key = name if "/" in name else f"{name}/mean"
-            found[key] = total / tally.tokens[name] if tally.tokens[name] else 0.0
-    kl_prcp = tally.per_token.get("kl_prcp")
-    if kl_prcp is not None:
+        key = name if "/" in name else f"{name}/mean"
+        found[key] = total / tally.tokens[name] if tally.tokens[name] else 0.0
+    if "kl_prcp" in tally.sums:
+        kl_prcp = tally.per_token["kl_prcp"]
         values = kl_prcp[kl_prcp.isfinite()]
         found["kl_prcp/mean"] = float(values.mean()) if len(values) else 0.0
         found["kl_prcp/median"] = float(values.median()) if len(values) else 0.0
