@@ -22,6 +22,7 @@ from objective_batches import (
     is_bit_for_bit,
     make_case,
     measure,
+    part,
     prepared,
     ragged,
     total_loss,
@@ -114,6 +115,22 @@ def test_the_mean_over_kept_tokens_is_larger_by_the_share_that_was_dropped() -> 
     assert tokens == 6
     wanted = total_loss(every, prepared(every, case)).item() * sum(LENGTHS) / tokens
     assert total_loss(kept, prepared(kept, case)).item() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_each_mini_batch_is_averaged_over_its_own_kept_tokens(aggregation: str) -> None:
+    objective = VPPO(base=GRPO(aggregation=aggregation), denominator="selected")
+    case = prepared(objective, make_case((6, 1, 1, 1), spread=0.8))
+    (bare,) = GRPO().terms(replace(case.batch, weights={}, selections={}), case.now)
+    values = bare.per_token * case.batch.weights["surrogate"]
+    kept = case.batch.selections["visual_tokens"]
+    for rows in ([0, 1], [2, 3]):
+        found = total_loss(objective, part(case, rows))
+        if aggregation == "token_mean":
+            wanted = values[rows][kept[rows]].mean()
+        else:
+            wanted = torch.stack([values[i][kept[i]].mean() for i in rows]).mean()
+        assert found.item() == pytest.approx(wanted.item())
 
 
 def test_without_pictures_nothing_is_dropped_or_scaled() -> None:

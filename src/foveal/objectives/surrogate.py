@@ -44,7 +44,8 @@ class Surrogate(Objective):
     """L = mean of the surrogate + kl_coef * KL(policy, reference) - entropy_bonus_coef * H(policy).
 
     Gradient flows into the clean view alone. A per-token weight in `batch.weights["surrogate"]`, put there by
-    the `prepare` of a method that holds this one, multiplies the surrogate.
+    the `prepare` of a method that holds this one, multiplies the surrogate; a selection of the same name is
+    what it is averaged over.
     """
 
     clip_low: float = Field(default=0.2, ge=0, lt=1)
@@ -119,9 +120,11 @@ class Surrogate(Objective):
         return broadcast(relative, inputs.completion_mask)
 
     def masks(self, batch: Batch) -> Mapping[str, Bool[Tensor, "B T"]]:
-        """All completion tokens for each term."""
-        coefs = {SURROGATE: 1.0, REFERENCE_KL: self.kl_coef, ENTROPY_BONUS: self.entropy_bonus_coef}
-        return {name: batch.inputs.completion_mask for name, coef in coefs.items() if coef > 0}
+        """All completion tokens for each term; for `surrogate` those of `batch.selections["surrogate"]` where
+        it is there."""
+        coefs = {REFERENCE_KL: self.kl_coef, ENTROPY_BONUS: self.entropy_bonus_coef}
+        every = {name: batch.inputs.completion_mask for name, coef in coefs.items() if coef > 0}
+        return {SURROGATE: batch.selections.get(SURROGATE, batch.inputs.completion_mask), **every}
 
     def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
         """`surrogate`; `reference_kl` and `entropy_bonus` where their coefficients are above 0."""
@@ -131,7 +134,7 @@ class Surrogate(Objective):
         loss = self.loss(logprobs, ratio, batch.advantages)
         if SURROGATE in batch.weights:
             loss = loss * zero_outside(batch.weights[SURROGATE].to(loss.dtype), mask)
-        terms = [Term(name=SURROGATE, coef=1.0, per_token=loss, mask=mask)]
+        terms = [Term(name=SURROGATE, coef=1.0, per_token=loss, mask=self.masks(batch)[SURROGATE])]
         if self.kl_coef > 0:
             kl = kl_estimate(logprobs, self._reference(batch), estimator=self.kl_estimator)
             terms.append(Term(name=REFERENCE_KL, coef=self.kl_coef, per_token=kl, mask=mask))

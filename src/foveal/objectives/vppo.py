@@ -11,7 +11,7 @@ from foveal.objectives.dependency import dependency_scale, most_dependent
 from foveal.objectives.extension import Extension
 from foveal.objectives.looking import looking_measures, seen
 from foveal.objectives.surrogate import SURROGATE
-from foveal.objectives.terms import kl_estimate, spread_weights, zero_outside
+from foveal.objectives.terms import kl_estimate, zero_outside
 from foveal.types import CLEAN, REMOVED, Batch, Term, TokenStats, ViewName
 
 VISUAL_TOKENS = "visual_tokens"
@@ -68,9 +68,9 @@ class VPPO(Extension):
         kept = most_dependent(dependency, mask, fraction=self.token_fraction)
         scale = dependency_scale(dependency, mask, least=self.scale_min, most=self.scale_max)
         weight = (kept * scale.unsqueeze(-1)).to(old) * batch.weights.get(SURROGATE, torch.ones_like(old))
-        if self.denominator == "selected":
-            weight = weight * spread_weights(kept, mask, aggregation=self.aggregation).to(weight)
         selections = {**batch.selections, VISUAL_TOKENS: kept}
+        if self.denominator == "selected":
+            selections[SURROGATE] = kept & selections.get(SURROGATE, mask)
         return replace(batch, selections=selections, weights={**batch.weights, SURROGATE: weight})
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
