@@ -210,12 +210,19 @@ def draw(out: Path, found: Runs, file: Path) -> None:
             lines = rows(out / f"{name}-s{seed}")
             for column, metric in enumerate(("validation/accuracy", "kl_prcp/mean")):
                 points = [(x["step"], x[metric]) for x in lines if x.get(metric) is not None]
-                axes[row, column].plot(*zip(*points, strict=True) if points else ([], []), linewidth=1)
+                if not points:
+                    continue
+                (curve,) = axes[row, column].plot(*zip(*points, strict=True), linewidth=1)
                 for alarm in run["alarms"][:1]:
-                    axes[row, column].axvline(alarm["step"], color="#c0392b", linewidth=0.8, linestyle="--")
+                    tint = curve.get_color()
+                    axes[row, column].axvline(alarm["step"], color=tint, linewidth=1, linestyle="--")
         axes[row, 0].set_ylim(0, 1)
+        if not axes[row, 1].lines:
+            axes[row, 1].set_axis_off()
         axes[row, 0].set_title(f"{name}: accuracy", fontsize=8, loc="left")
         axes[row, 1].set_title("kl_prcp, nats; dashed: the guard's first alarm", fontsize=8, loc="left")
+    for below in axes[-1]:
+        below.set_xlabel("step")
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
