@@ -9,8 +9,9 @@ there, feeds the steps to the guard again (so thresholds can be changed with `--
 writes `result.json`. `--small` is the folder that `foveal worlds coldstart --size small` wrote.
 
 Accuracy lost: the best mean of three validations in a row so far, minus the mean of the last three. A run
-fell when it lost 5 points; the alarm is in time when it comes no later than the validation at which that
-shows. A run is healthy when it never lost 5 points and nothing was done against a collapse.
+fell when it lost 5 points; an alarm is in time when it comes no later than the validation at which that
+shows. A run is healthy when it never lost 5 points and nothing was done against a collapse. The guard reads
+the same validations (from 4 points on), so its other signs are also counted alone.
 """
 
 import argparse
@@ -22,12 +23,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from foveal.collapse import GuardConfig, Memory, observe
+from foveal.collapse import GuardConfig, Memory, observe, observe_validation
+from foveal.signs import VALIDATION
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 140
 EVERY = 4
 """Steps between two validations."""
+PROBLEMS = 192
+"""Problems of a validation."""
 SMOOTH = 3
 LOST = 0.05
 REMEDIES = ("lower", "rollback", "entropy")
@@ -38,7 +42,7 @@ COMMON = (
     "optimizer.lr=1e-4",
     "optimizer.mini_batches=2",
     f"validation.every={EVERY}",
-    "validation.problems=192",
+    f"validation.problems={PROBLEMS}",
     'validation.data={type = "world", split = "heldout", noise = 4.0, haze = 0.55, '
     "families = {counting = 1.0, relations = 2.0}}",
     "record.groups=1",
@@ -93,6 +97,7 @@ def arms() -> list[Arm]:
         found += [Arm(0.05, ratio=ratio, model=model) for ratio in (0.8, 1.0)]
         found += [Arm(0.05, ratio=ratio, reference=True, model=model) for ratio in (0.6, 0.8, 1.0)]
         found += [Arm(0.05, remedy=remedy, model=model) for remedy in REMEDIES]
+    found += [Arm(0.1, remedy=remedy) for remedy in REMEDIES]
     return found
 
 
@@ -118,14 +123,22 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_bytes().split(b"\n") if line]
 
 
-def replay(lines: list[dict[str, Any]], config: GuardConfig) -> list[dict[str, Any]]:
-    """The alarms of a recorded run under these settings."""
+def replay(
+    lines: list[dict[str, Any]], config: GuardConfig, *, validations: bool = True
+) -> list[dict[str, Any]]:
+    """The alarms of a recorded run under these settings, with or without those of its validations."""
     memory, found = Memory(), []
     for line in lines:
+        step = line["step"]
         if line["kind"] == "step":
-            verdict = observe(memory, line["step"], line, config)
-            if verdict.alarm:
-                found.append({"step": line["step"], "signs": list(verdict.signs), "onset": verdict.onset})
+            verdict = observe(memory, step, line, config)
+        elif line["kind"] == "validation" and validations:
+            accuracy = line[VALIDATION.metrics[0]]
+            verdict = observe_validation(memory, step, accuracy, answers=PROBLEMS, config=config)
+        else:
+            continue
+        if verdict.alarm:
+            found.append({"step": step, "signs": list(verdict.signs), "onset": verdict.onset})
     return found
 
 
@@ -145,7 +158,6 @@ def study(folder: Path, config: GuardConfig) -> dict[str, Any]:
     lines = rows(folder)
     lost, alarms = losses(lines), replay(lines, config)
     fell = next((step for step, loss in lost if loss >= LOST), None)
-    first = alarms[0]["step"] if alarms else None
     accuracies = [line["validation/accuracy"] for line in lines if line["kind"] == "validation"]
     return {
         "steps": max((line["step"] for line in lines if line["kind"] == "step"), default=0),
@@ -154,9 +166,15 @@ def study(folder: Path, config: GuardConfig) -> dict[str, Any]:
         "lost_at_end": round(lost[-1][1], 4) if lost else None,
         "accuracy_at_end": accuracies[-1] if accuracies else None,
         "alarms": alarms,
-        "delay": first - fell if fell is not None and first is not None else None,
+        "delay": _delay(alarms, fell),
+        "delay_of_signs": _delay(replay(lines, config, validations=False), fell),
         "acts": [line for line in lines if line["kind"] == "guard" and line["act"] != "warn"],
     }
+
+
+def _delay(alarms: list[dict[str, Any]], fell: int | None) -> int | None:
+    """Steps from the fall to the first alarm; None without one of the two."""
+    return alarms[0]["step"] - fell if fell is not None and alarms else None
 
 
 Runs = dict[str, dict[int, dict[str, Any]]]
@@ -170,18 +188,22 @@ def tables(found: Runs, chosen: list[Arm]) -> str:
     )
     lines = [
         "| run | seeds | lost 5 points | steps from there to the first alarm (below 0: before) | "
-        "points lost at worst | alarms in healthy runs |",
-        "|---|---|---|---|---|---|",
+        "the same without validation | points lost at worst | alarms in healthy runs |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, runs in seen.items():
         fallen = [run for run in runs if run["fell_step"] is not None]
         healthy = [run for run in runs if run["fell_step"] is None]
-        delays = ", ".join("no alarm" if run["delay"] is None else f"{run['delay']:+d}" for run in fallen)
+        delays, alone = (
+            ", ".join("no alarm" if run[key] is None else f"{run[key]:+d}" for run in fallen) or "–"
+            for key in ("delay", "delay_of_signs")
+        )
         wrong = sum(len(run["alarms"]) for run in healthy)
         counted = f"{wrong} in {sum(run['steps'] for run in healthy)} steps" if healthy else "–"
         worst = ", ".join(f"{100 * run['lost_at_worst']:.0f}" for run in runs)
         lines.append(
-            f"| {name} | {len(runs)} | {len(fallen)} of {len(runs)} | {delays or '–'} | {worst} | {counted} |"
+            f"| {name} | {len(runs)} | {len(fallen)} of {len(runs)} | {delays} | {alone} | {worst} "
+            f"| {counted} |"
         )
     lines += [
         "",

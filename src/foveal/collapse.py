@@ -2,19 +2,23 @@
 
 A term that is paid without bound can be earned without use: kl_prcp shoots up, the policy's entropies rise,
 updates are clipped more often, the text falls apart, and the reward goes. Each sign is held against its own
-running median and spread, so the units of a metric, its level and its slow drift play no part.
+running median and spread, so the units of a metric, its level and its slow drift play no part. What drifts
+slowly, or goes before there is a past, shows on the validation problems: their accuracy is held against its
+best so far.
 
-Source: arXiv:2507.06448v5 section 5.3 and appendices J and M name the signs; the statistics are ours.
+Source: arXiv:2507.06448v5 section 5.3 and appendices J and M name the signs (`foveal.signs`); the statistics
+are ours.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from foveal.signs import BY_NAME, SIGNS, VALIDATION, Sign
 from foveal.spec import Config
 
 RECENT = 5
@@ -30,122 +34,10 @@ of nothing. So a sign that fires has changed by at least 15 % of its level at th
 SUSPECT = 2 / 3
 """Share of the threshold from which on a step may turn out to be a part of a collapse."""
 
-Kind = Literal["looking", "policy", "text", "outcome"]
+VALIDATIONS = 3
+"""Validations in a row whose mean is an accuracy: one alone is too noisy to be the best or the last."""
+
 Action = Literal["warn", "lower", "rollback", "stop"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sign:
-    """A metric, or the sum of several, and the direction in which it goes when a run collapses."""
-
-    name: str
-    metrics: tuple[str, ...]
-    rises: bool
-    kind: Kind
-    words: str
-    floor: float = 0.0
-    """Least spread of a share, which has a natural unit; 0 where the unit is open."""
-    unit: str = ""
-    """A metric that gives the natural unit of one whose level may be 0 or negative."""
-    whole: bool = False
-    """A share that is 1 when all is well: its level is what it lacks to 1."""
-    alone: bool = True
-    """Whether an outcome can be an alarm by itself: a policy that learns leaves its reference."""
-
-
-SIGNS: tuple[Sign, ...] = (
-    Sign(name="kl_prcp", metrics=("kl_prcp/mean",), rises=True, kind="looking", words="kl_prcp"),
-    Sign(
-        name="kl_prcp_variance",
-        metrics=("kl_prcp/variance",),
-        rises=True,
-        kind="looking",
-        words="the variance of kl_prcp",
-    ),
-    Sign(
-        name="kl_prcp_tail",
-        metrics=("kl_prcp/tail_fraction",),
-        rises=True,
-        kind="looking",
-        words="the tail share of kl_prcp",
-        floor=0.0025,
-    ),
-    Sign(
-        name="removed_kl",
-        metrics=("perception/removed_kl",),
-        rises=True,
-        kind="looking",
-        words="the KL to the removed view",
-    ),
-    Sign(name="entropy", metrics=("policy/entropy",), rises=True, kind="policy", words="the entropy"),
-    Sign(
-        name="removed_entropy",
-        metrics=("policy/entropy", "perception/entropy_shift"),
-        rises=True,
-        kind="policy",
-        words="the entropy on the removed view",
-    ),
-    Sign(
-        name="clip_high",
-        metrics=("policy/clip_high_fraction",),
-        rises=True,
-        kind="policy",
-        words="the share of tokens clipped from above",
-        floor=0.00025,
-    ),
-    Sign(
-        name="reward",
-        metrics=("reward/mean",),
-        rises=False,
-        kind="outcome",
-        words="the reward",
-        unit="reward/std",
-    ),
-    Sign(
-        name="format",
-        metrics=("reward/format",),
-        rises=False,
-        kind="outcome",
-        words="the format",
-        floor=0.01,
-        whole=True,
-    ),
-    Sign(
-        name="relatedness",
-        metrics=("completion/relatedness",),
-        rises=False,
-        kind="outcome",
-        words="the share of the text that the grammar knows",
-        floor=0.0003,
-        whole=True,
-    ),
-    Sign(
-        name="reference_logprob",
-        metrics=("completion/reference_logprob",),
-        rises=False,
-        kind="outcome",
-        words="the log-probability under the reference policy",
-        alone=False,
-    ),
-    Sign(
-        name="truncated",
-        metrics=("completion/truncated_fraction",),
-        rises=True,
-        kind="text",
-        words="the share of truncated completions",
-        floor=0.01,
-    ),
-    Sign(
-        name="length",
-        metrics=("completion/length_mean",),
-        rises=True,
-        kind="text",
-        words="the length",
-    ),
-)
-"""What is watched. A run has those whose metrics it logs."""
-
-BY_NAME: Mapping[str, Sign] = {sign.name: sign for sign in SIGNS}
 
 
 class GuardConfig(Config):
@@ -159,6 +51,9 @@ class GuardConfig(Config):
     earlier, and oftener wrong: docs/guide.md has the numbers."""
     alone: float = Field(5.0, gt=0)
     """The same for a reward, format or relatedness that falls with no other sign."""
+    validation_drop: float = Field(0.04, gt=0, le=1)
+    """Accuracy lost on validation, against its best so far (means of three in a row), that is an alarm by
+    itself; where the problems are so few that two standard errors are more, those."""
     warmup: int = Field(15, ge=5)
     """Healthy steps that are only learnt from."""
     window: int = Field(40, ge=5)
@@ -220,16 +115,30 @@ class Memory:
     """For a sign at `SUSPECT` of the threshold, the step from which on it has been."""
     spoilt: list[tuple[int, int]] = field(default_factory=list)
     """Stretches of steps (both ends excluded) that were given up: their checkpoints are not healthy."""
+    validated: list[tuple[int, float]] = field(default_factory=list)
+    """Step and accuracy of the last three validations."""
+    best: float = 0.0
+    """The highest mean of three validations in a row."""
+    fine: int | None = None
+    """Step of the last validation that had lost less than `SUSPECT` of what is an alarm; None before the
+    first."""
+    losing: bool = False
+    """The accuracy lost on validation was told of and has not come back."""
 
     def healthy_step(self, step: int) -> int:
-        """The last step that no alarm, now or later, can count to a collapse; it never goes back."""
-        return min([*self.since.values(), step + 1]) - RECENT
+        """The last step that no alarm, now or later, can count to a collapse; it never goes back, but for
+        steps that are given up."""
+        signs = min([*self.since.values(), step + 1]) - RECENT
+        return signs if self.fine is None else min(signs, self.fine)
 
-    def forget_recent(self) -> None:
-        """The last steps are no part of the run any more."""
+    def give_up(self, restored: int, step: int) -> None:
+        """The steps from `restored` to `step` are no part of the run any more."""
+        self.spoilt.append((restored, step))
         self.recent.clear()
         self.since.clear()
-        self.collapsed, self.told, self.calm = False, False, 0
+        self.collapsed, self.told, self.calm, self.losing = False, False, 0, False
+        self.validated = [(at, accuracy) for at, accuracy in self.validated if at <= restored]
+        self.fine = None if self.fine is None else min(self.fine, restored)
 
 
 def observe(memory: Memory, step: int, metrics: Mapping[str, Any], config: GuardConfig) -> Verdict:
@@ -282,6 +191,39 @@ def observe(memory: Memory, step: int, metrics: Mapping[str, Any], config: Guard
     )
 
 
+def observe_validation(
+    memory: Memory, step: int, accuracy: float, *, answers: int, config: GuardConfig
+) -> Verdict:
+    """Take the accuracy of a validation with so many `answers` into `memory` and say what it shows.
+
+    lost = best - max(mean of the last three, the last), where best is the highest mean of three so far. An
+    alarm from max(validation_drop, 2 sqrt(p (1 - p) / (3 answers))) on, p the mean of the last three. The
+    last alone can only excuse: a run that has come back is not told of. Validations are on the same
+    problems, so that most of the noise of their choice is in both terms.
+    """
+    memory.validated = [*memory.validated, (step, accuracy)][-VALIDATIONS:]
+    mean = fmean(value for _, value in memory.validated)
+    if len(memory.validated) == VALIDATIONS:
+        memory.best = max(memory.best, mean)
+    error = math.sqrt(mean * (1 - mean) / (VALIDATIONS * answers))
+    limit = max(config.validation_drop, 2 * error)
+    lost = memory.best - max(mean, accuracy) if len(memory.validated) == VALIDATIONS else 0.0
+    if lost < SUSPECT * limit:
+        memory.fine, memory.losing = step, False
+    alarm = lost >= limit and _may_tell(memory, step, told=memory.losing, config=config)
+    memory.losing |= alarm
+    name = VALIDATION.name
+    return Verdict(
+        level=2 if lost >= limit else 0,
+        signs=(name,) if lost >= limit else (),
+        z={name: lost / max(error, math.ulp(1.0))},
+        now={name: mean},
+        usual={name: memory.best},
+        alarm=alarm,
+        onset=memory.healthy_step(step) if alarm else 0,
+    )
+
+
 def _value(metrics: Mapping[str, Any], names: Sequence[str]) -> float | None:
     """The sum of the named metrics; None unless all are there and finite."""
     values = [metrics.get(name) for name in names]
@@ -315,36 +257,16 @@ def _note(memory: Memory, step: int, collapse: bool, config: GuardConfig) -> boo
         memory.collapsed = True
     elif memory.calm >= RECENT:
         memory.collapsed = memory.told = False
-    may_act = config.action != "warn" and memory.acts < config.max_acts
-    alarm = collapse and step > memory.quiet_until and (may_act or not memory.told)
-    if alarm:
-        memory.told = True
-        memory.alarms += 1
-        memory.quiet_until = step + config.cooldown
+    alarm = collapse and _may_tell(memory, step, told=memory.told, config=config)
+    memory.told |= alarm
     return alarm
 
 
-def in_words(line: Mapping[str, Any]) -> str:
-    """A guard's line of metrics.jsonl as a sentence; what a field lacks is left out."""
-    now, usual = _table(line.get("now")), _table(line.get("usual"))
-    seen = [
-        f"{BY_NAME[name].words} is {now[name]:.3g} (usually {usual[name]:.3g})"
-        for name in BY_NAME
-        if name in now and name in usual
-    ]
-    done = {
-        "lower": "the weight of the perception terms is now {scale:g} of the configured one",
-        "rollback": "back to the weights of step {restored}; the weight of the perception terms is now "
-        "{scale:g} of the configured one",
-        "stop": "stopped with the weights of step {restored}",
-    }.get(str(line.get("act")), "")
-    scale = line.get("scale")
-    told = done.format(restored=line.get("restored"), scale=scale if isinstance(scale, int | float) else 1.0)
-    onset = f"healthy up to step {line.get('onset')}"
-    return f"step {line.get('step')}: " + "; ".join(part for part in (", ".join(seen), onset, told) if part)
-
-
-def _table(value: object) -> dict[str, float]:
-    """The numbers of a table by name; none where it is no table."""
-    items = value.items() if isinstance(value, Mapping) else ()
-    return {str(name): float(number) for name, number in items if isinstance(number, int | float)}
+def _may_tell(memory: Memory, step: int, *, told: bool, config: GuardConfig) -> bool:
+    """Whether there may be an alarm now; it is counted, and begins a cool-down."""
+    may_act = config.action != "warn" and memory.acts < config.max_acts
+    if step <= memory.quiet_until or (told and not may_act):
+        return False
+    memory.alarms += 1
+    memory.quiet_until = step + config.cooldown
+    return True

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from foveal.collapse import RECENT, SIGNS, GuardConfig, Memory, Verdict, in_words, observe
+from foveal.collapse import RECENT, GuardConfig, Memory, Verdict, observe
 from foveal.config import load
 from foveal.jobs.job import Job
 from foveal.jobs.screen import _state
@@ -21,6 +21,7 @@ from foveal.jobs.worker import step_seconds
 from foveal.keys import generator
 from foveal.policy.checkpoint import latest_checkpoint
 from foveal.report.run_page import write_run_report
+from foveal.signs import SIGNS, in_words
 from foveal.spec import ConfigError
 from foveal.train import guard, loop
 from foveal.train.guard import Collapsed, healthy_checkpoint

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from foveal.collapse import in_words
 from foveal.report import figures
 from foveal.report.read import number, read_jsonl
 from foveal.report.render import inline, render, write
+from foveal.signs import in_words
 from foveal.spec import FovealError
 
 FIRST = (
@@ -80,7 +80,7 @@ def _curves(series: list[dict[str, float]], alarms: Sequence[float]) -> list[Any
 
 
 def _last(series: Sequence[Mapping[str, float]]) -> list[str]:
-    words = {"reward/mean": "reward", "reward/accuracy": "accuracy", "kl_prcp/median": "kl_prcp median"}
+    words = {"reward/mean": "reward", "reward/accuracy": "accuracy", "kl_prcp/mean": "kl_prcp"}
     last = next((row for row in reversed(series) if "reward/mean" in row), {})
     return [f"{word} {last[name]:.3f}" for name, word in words.items() if name in last]
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from foveal.collapse import RECENT, Memory, Verdict, in_words
+from foveal.collapse import RECENT, Memory, Verdict
 from foveal.config import RunConfig
 from foveal.policy.checkpoint import load_checkpoint, step_of, whole_checkpoints
 from foveal.policy.model import Policy
+from foveal.signs import in_words
 from foveal.spec import FovealError
 
 RETURNS = ("rollback", "stop")
@@ -54,8 +55,7 @@ def respond(
         else:
             load_checkpoint(target, policy=policy, optimizer=optimizer)
             restored = step_of(target)
-            memory.spoilt.append((restored, step))
-            memory.forget_recent()
+            memory.give_up(restored, step)
     if act != "warn":
         memory.acts += 1
         memory.scale *= guard.factor

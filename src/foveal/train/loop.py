@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from foveal.collapse import Verdict, in_words, observe
+from foveal.collapse import Verdict, observe, observe_validation
 from foveal.config import RunConfig
 from foveal.crosscheck import used_perturbations
 from foveal.data.collate import collate
@@ -27,6 +27,7 @@ from foveal.policy.checkpoint import (
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
+from foveal.signs import in_words
 from foveal.train.clock import Clock
 from foveal.train.draw import Order, draw_groups
 from foveal.train.groups import group_metrics, relatedness
@@ -355,15 +356,23 @@ class Run:
         with writing(folder.path / "validation"):
             found = self.validator.run(self.state.step, folder.path)
         clock.lap("validate_s")
+        accuracy = found["validation/accuracy"]
+        verdict = observe_validation(
+            self.state.guard,
+            self.state.step,
+            accuracy,
+            answers=self.validator.answers,
+            config=self.config.guard,
+        )
         line = {"kind": "validation", "step": self.state.step, **found, **clock.metrics()}
         folder.metrics(line)
         self.watcher.step(line)
-        accuracy = found["validation/accuracy"]
         if self.state.step and accuracy > self.state.best.get("accuracy", -1.0):
             self.state.best = {"step": self.state.step, "accuracy": accuracy}
             save_checkpoint(
                 folder.checkpoints, BEST, policy=self.policy, optimizer=None, state={"best": self.state.best}
             )
+        self._guard(folder, verdict)
 
     def _save(self, folder: RunFolder) -> None:
         folder.sync()

@@ -34,6 +34,11 @@ class Validator:
         self.config, self.engine, self.grader = config, engine, grader
         self.problems, self.samples = problems, samples
 
+    @property
+    def answers(self) -> int:
+        """How many completions a validation grades on the problems' own pictures."""
+        return len(self.problems) * max(1, self.samples)
+
     @classmethod
     def of(
         cls,
