@@ -1,13 +1,16 @@
 """PAPO's switches beyond the main term: weights, token choice, clipping, schedule, SFT, averages."""
 
 import math
+import tomllib
 from dataclasses import replace
 
 import pytest
 import torch
 from pydantic import ValidationError
 
+from foveal.config import dump
 from foveal.objectives.dapo import DAPO
+from foveal.objectives.extension import build_objective
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
 from foveal.objectives.terms import count, term_mean
@@ -216,6 +219,14 @@ def test_presets_are_the_published_settings_and_explicit_keys_win():
     other = PAPO(preset="g_3b", base={"type": "dapo"})
     assert isinstance(other.base, DAPO) and other.base.clip_high == 0.28
     assert PAPO.model_validate(small.model_dump()) == small
+
+
+@pytest.mark.parametrize("base", [GRPO(), {"type": "grpo", "dual_clip": None}])
+def test_what_a_preset_did_not_fill_in_is_not_filled_in_when_the_config_is_read_again(base):
+    objective = PAPO(preset="g_3b", base=base)
+    assert (objective.base.dual_clip, objective.preset) == (None, None)
+    again = build_objective(tomllib.loads(dump(objective)))
+    assert again == objective and again.base.dual_clip is None
 
 
 def test_an_unknown_preset_is_refused_with_the_known_ones():

@@ -39,7 +39,8 @@ class Extension(Objective):
     base: SerializeAsAny[Objective] = Field(default_factory=GRPO)
     """The objective held, as a table with a `type`."""
     preset: str | None = None
-    """Name of published settings that fill in what is not given (`foveal.objectives.presets`)."""
+    """Name of published settings that fill in what is not given (`foveal.objectives.presets`); None once they
+    have."""
 
     @model_validator(mode="before")
     @classmethod

@@ -102,17 +102,19 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
 def with_preset(table: Mapping[str, Any], *, method: str) -> dict[str, Any]:
     """The table with what its `preset` fills in; what it says itself wins, in the tables of bases too.
 
-    A `base` of another type, or one that is built already, replaces the preset's as a whole.
+    A `base` of another type, or one that is built already, replaces the preset's as a whole. The name is left
+    out: in a run's own config, where what is unset is not written, it would fill in anew.
     Raises: ConfigError for an unknown preset, with the known ones.
     """
+    own = {key: value for key, value in table.items() if key != "preset"}
     name = table.get("preset")
     if name is None:
-        return dict(table)
+        return own
     known = PRESETS.get(method, {})
     if not isinstance(name, str) or name not in known:
         have = ", ".join(known) or "none for this method"
         raise ConfigError(f"{method} has no preset {name!r}; known: {have}; change objective.preset")
-    return _filled(known[name], table)
+    return _filled(known[name], own)
 
 
 def _filled(published: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
