@@ -51,7 +51,6 @@ def verl_objective(chosen: Case, *, select_in: SelectIn) -> CPPO:
         selection="entropy" if chosen["cpl_use_vision_mask"] else "all",
         gate=chosen["cpl_use_advantage_gating"],
         divergence=estimator,
-        k1_limit=None,
         select_in=select_in,
     )
 

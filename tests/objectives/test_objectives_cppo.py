@@ -267,7 +267,7 @@ def test_k1_is_bounded_as_asked():
     case = prepared(CPPO(gate=False), make_case(spread=30.0))
     bounded, free = (
         CPPO(gate=False, divergence="k1", k1_limit=limit, tau=1.0).terms(case.batch, case.now)[-1]
-        for limit in (1.0, None)
+        for limit in (1.0, math.inf)
     )
     most = math.log1p(math.exp(2.0))
     assert bounded.per_token.amax() <= most < free.per_token.amax()

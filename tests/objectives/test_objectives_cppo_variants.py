@@ -1,11 +1,15 @@
 """CPPO's variants: presets, all tokens as an ablation, padded places, estimators, what is not computed."""
 
+import math
+import tomllib
 from dataclasses import replace
 
 import pytest
 import torch
 
+from foveal.config import dump
 from foveal.objectives.cppo import CONTRASTIVE_PERCEPTION, CPPO
+from foveal.objectives.extension import build_objective
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.terms import kl_estimate
 from objective_batches import Case, make_case, measure, prepared, total_loss
@@ -58,9 +62,17 @@ def test_padded_places_count_for_the_verl_variant_alone():
     ], "an advantage of 0 on padding closes the gate there"
 
 
+def test_a_k1_without_a_bound_can_be_written_and_comes_back_from_a_config():
+    table = {"type": "cppo", "preset": "verl", "divergence": "k1"}
+    objective = build_objective(table)
+    assert objective.k1_limit == math.inf
+    assert build_objective(tomllib.loads(dump(objective))) == objective
+    assert build_objective(tomllib.loads('type = "cppo"\nk1_limit = inf')).k1_limit == math.inf
+
+
 @pytest.mark.parametrize("estimator", ["k1", "abs", "k2", "k3"])
 def test_divergences_take_any_estimator(estimator):
-    objective = CPPO(base=GRPO(), cpl_coef=1.0, tau=0.7, divergence=estimator, k1_limit=None)
+    objective = CPPO(base=GRPO(), cpl_coef=1.0, tau=0.7, divergence=estimator, k1_limit=math.inf)
     case = prepared(objective, make_case())
     chosen = case.batch.selections[CONTRASTIVE_PERCEPTION]
     now = {view: stats.logprobs[chosen] for view, stats in case.now.items()}

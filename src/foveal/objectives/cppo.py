@@ -122,8 +122,8 @@ class CPPO(Extension):
     divergence: Estimator | Literal["exact"] = "k3"
     """k3 of the sampled token (verl variant; it takes any estimator), k1 (AReaL variant), or "exact" over the
     vocabulary, as the paper describes: dearer, [K V] a view."""
-    k1_limit: float | None = Field(default=KL_VALUE_LIMIT, gt=0)
-    """k1 values are clamped to +- this, nats (AReaL variant); none in the verl variant."""
+    k1_limit: float = Field(default=KL_VALUE_LIMIT, gt=0, allow_inf_nan=True)
+    """k1 values are clamped to +- this, nats (AReaL variant); inf, that is none, in the verl variant."""
     select_in: Literal["scoring", "update"] = "scoring"
     """Choose the tokens once a step, or in each micro-batch of the update (compatibility)."""
     removed_view: ViewName = REMOVED
@@ -293,7 +293,7 @@ class CPPO(Extension):
             return scatter_tokens(preserved_kl, selected), scatter_tokens(removed_kl, selected)
         views, limit = (self.preserved_view, self.removed_view), self.k1_limit
         near, far = _sampled_kls(now, selected, views, estimator=self.divergence)
-        if self.divergence != "k1" or limit is None:
+        if self.divergence != "k1":
             return near, far
         return bounded(near, -limit, limit), bounded(far, -limit, limit)
 

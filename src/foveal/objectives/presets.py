@@ -3,6 +3,7 @@
 `[objective] type = "papo"`, `preset = "g_3b"` fills in what the table does not say itself.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,6 +57,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "score": "relative",
             "rounding": "floor",
             "divergence": "k3",
+            "k1_limit": math.inf,
             "select_in": "update",
             "candidates": "all_places",
             "base": {**_CPPO_BASE, "kl_coef": 0.01},
