@@ -123,6 +123,8 @@ def test_a_value_survives_its_toml(value: Any) -> None:
         ({}, ("m.a=1", "m.a=2"), "--set m.a is given twice"),
         ({}, ("seed=1,2",), "give their number by --seeds"),
         ({"arms": {"a/b": {"x": 1}}}, (), "'a/b' names a folder"),
+        ({"arms": {"first": {"seed": 1}, "second": {"seed": 2}}}, (), "give their number by --seeds"),
+        ({"arms": {"cold_start": {"x": 1}}}, (), "'cold_start' is the name of the model before training"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(table: dict[str, Any], sets: tuple[str, ...], told: str) -> None:
@@ -170,6 +172,11 @@ def test_overrides_hold_for_all_arms_and_reach_into_named_ones(tmp_path: Path) -
         "plain-seed1",
         "strong-seed1",
     ]
+
+
+def test_an_override_of_the_seed_is_refused_as_no_run_would_have_it() -> None:
+    with pytest.raises(ConfigError, match="give their number by --seeds"):
+        plan("objective.kl_prcp_coef=0,1", overrides=("seed=7",))
 
 
 def test_arms_with_other_problems_or_models_have_no_common_start(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
+from foveal.evaluation.compare import COLD_START
 from foveal.spec import Config, ConfigError
 
 ARM = "arm"
@@ -86,9 +87,14 @@ def axes_of(table: SweepTable, sets: Sequence[str]) -> tuple[Axis, ...]:
         given.add(axis.key)
         found[axis.key] = axis
     for key in found:
-        if key == "seed":
-            raise ConfigError("the seed is varied for every arm; give their number by --seeds instead")
+        require_no_seed(key)
     return tuple(found.values())
+
+
+def require_no_seed(key: str) -> None:
+    """Raises: ConfigError for the key `seed`: every arm is run with seeds of the sweep's own."""
+    if key.strip() == "seed":
+        raise ConfigError("the seed is varied for every arm; give their number by --seeds instead")
 
 
 def arms_of(table: SweepTable, axes: Sequence[Axis]) -> list[Arm]:
@@ -200,7 +206,15 @@ def _overrides(name: str, keys: Mapping[str, Any]) -> tuple[str, ...]:
         raise ConfigError(
             f"[sweep.arms] {name!r} names a folder and a part of a key; expected letters, digits, _ + -"
         )
-    return tuple(f"{key}={toml(value)}" for key, value in _flat(keys, lists=False))
+    if name == COLD_START:
+        raise ConfigError(
+            f"[sweep.arms] {name!r} is the name of the model before training; rename that arm, since its "
+            f"results would be taken for that model's"
+        )
+    found = dict(_flat(keys, lists=False))
+    for key in found:
+        require_no_seed(key)
+    return tuple(f"{key}={toml(value)}" for key, value in found.items())
 
 
 def _short_names(keys: Sequence[str]) -> dict[str, str]:

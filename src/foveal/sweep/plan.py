@@ -17,7 +17,7 @@ from foveal.evaluation.records import Evaluation
 from foveal.jobs import folder
 from foveal.jobs.job import Job
 from foveal.spec import ConfigError, FovealError, explain
-from foveal.sweep.grid import Arm, Axis, SweepTable, arms_of, axes_of
+from foveal.sweep.grid import Arm, Axis, SweepTable, arms_of, axes_of, require_no_seed
 from foveal.tables import PLUGIN_FOLDERS, apply_override, read_table, shipped
 from foveal.types import Problem
 
@@ -97,6 +97,7 @@ def read_plan(
     """
     base = read_table(source)
     for override in overrides:
+        require_no_seed(override.partition("=")[0])
         apply_override(base, override)
     if steps is not None:
         base["steps"] = steps
