@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import Tensor
 
 from foveal.config import dump
 from foveal.objectives.dapo import DAPO
@@ -15,7 +16,7 @@ from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
 from foveal.objectives.terms import count, term_mean
 from foveal.objectives.vppo import VPPO
-from foveal.types import Term
+from foveal.types import Batch, Inputs, Term
 from objective_batches import Case, make_case, prepared, total_loss
 
 REWARDS = (1.0, 0.0, 0.9, 0.1)
@@ -138,6 +139,13 @@ def test_gamma_falls_linearly_from_its_coefficient_and_the_entropy_terms_follow(
     assert PAPO(kl_prcp_coef=0.02).at(7, steps=8) == PAPO(kl_prcp_coef=0.02)
 
 
+@pytest.mark.parametrize(("share", "falling"), [(0.25, 2), (0.5, 4), (1.0, 8), (0.01, 1)])
+def test_gamma_falls_over_the_share_of_the_steps_that_is_asked_for(share, falling):
+    objective = PAPO(kl_prcp_coef=0.02, schedule="linear_decay", decay_fraction=share)
+    gammas = [objective.at(step, steps=8).kl_prcp_coef for step in range(9)]
+    assert gammas == pytest.approx([0.02 * max(0.0, 1 - step / falling) for step in range(9)])
+
+
 def test_a_schedule_that_has_reached_zero_needs_the_removed_view_no_more():
     objective = PAPO(kl_prcp_coef=0.02, schedule="linear_decay", entropy_coef=0.03, removed_entropy_coef=0.03)
     assert objective.at(0, steps=10).views == ("clean", "removed")
@@ -153,6 +161,40 @@ def test_scaling_lowers_gamma_alone_also_in_the_base():
     found = objective.scaled(0.5)
     assert (found.kl_prcp_coef, found.entropy_coef, found.base.kl_prcp_coef) == (0.02, 0.03, 0.01)
     assert objective.kl_prcp_coef == 0.04
+
+
+class Best(GRPO):
+    """A base that looks at completions of positive advantage alone."""
+
+    type: str = "best"
+
+    @property
+    def score_views(self) -> tuple[str, ...]:
+        return ("clean", "removed")
+
+    def score_rows(self, view: str, inputs: Inputs) -> Tensor:
+        return (self.advantages(inputs) > 0).any(-1)
+
+    def rows(self, view: str, batch: Batch) -> Tensor:
+        return (batch.advantages > 0).any(-1)
+
+
+@pytest.mark.parametrize(
+    ("switches", "scored", "run"),
+    [
+        ({"kl_prcp_coef": 0.02}, [True, True, True, False], [True, True, True, False]),
+        ({"removed_entropy_coef": 0.02}, [True, True, True, False], [True, True, True, False]),
+        ({"entropy_coef": 0.02}, [True, False, False, False], [True, True, True, False]),
+        ({"sft_coef": 0.02}, [True, False, False, False], [True, False, True, False]),
+        ({}, [True, False, False, False], [True, False, False, False]),
+    ],
+)
+def test_completions_that_the_base_leaves_out_are_seen_by_the_terms_that_want_them(switches, scored, run):
+    objective = PAPO(base=Best(), **{"kl_prcp_coef": 0.0, **switches})
+    case = prepared(objective, make_case((5, 2, 4, 0), rewards=(1.0, 0.0, 0.9, 0.9)))
+    assert objective.score_rows("removed", case.batch.inputs).tolist() == scored
+    assert objective.score_rows("clean", case.batch.inputs).tolist() == [True, False, False, False]
+    assert objective.rows("clean", case.batch).tolist() == run
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum"])

@@ -117,6 +117,17 @@ def test_the_mean_over_kept_tokens_is_larger_by_the_share_that_was_dropped() -> 
     assert total_loss(kept, prepared(kept, case)).item() == pytest.approx(wanted)
 
 
+def test_what_a_base_keeps_and_how_it_scales_stays_in_force() -> None:
+    inner = VPPO(denominator="selected", removed_view="preserved")
+    outer, case = VPPO(denominator="selected", base=inner), make_case(LENGTHS)
+    one, other = (prepared(o, case).batch for o in (inner, VPPO(denominator="selected")))
+    both = prepared(outer, case).batch
+    wanted = one.selections["surrogate"] & other.selections["surrogate"]
+    assert both.selections["surrogate"].equal(wanted)
+    assert 0 < int(wanted.sum()) < int(other.selections["surrogate"].sum())
+    assert both.weights["surrogate"].allclose(one.weights["surrogate"] * other.weights["surrogate"])
+
+
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
 def test_each_mini_batch_is_averaged_over_its_own_kept_tokens(aggregation: str) -> None:
     objective = VPPO(base=GRPO(aggregation=aggregation), denominator="selected")
