@@ -219,6 +219,14 @@ def test_it_holds_any_base_cppo_too_and_clean_rows_stay_complete():
     assert objective.rows("preserved", case.batch).tolist() == CPPO().rows("preserved", case.batch).tolist()
 
 
+def test_a_removed_view_that_is_only_scored_is_run_no_more_than_the_base_asks():
+    objective = PAPO(base=CPPO(), kl_prcp_coef=0.1)
+    batch = prepared(objective, make_case()).batch
+    assert objective.score_rows("removed", batch.inputs).all()
+    wanted = CPPO().rows("removed", batch)
+    assert objective.rows("removed", batch).equal(wanted) and not wanted.all()
+
+
 def test_the_view_may_have_any_name():
     objective = PAPO(removed_view="donor", **ALL_ON)
     case = make_case(views=("clean", "donor"))

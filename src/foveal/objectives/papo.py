@@ -169,13 +169,14 @@ class PAPO(Extension):
         )
 
     def rows(self, view: ViewName, batch: Batch) -> Bool[Tensor, "B"]:
-        """All completions, right or wrong, in the views that the added terms use; as the base in others."""
+        """All completions, right or wrong, in the views that the added terms run; as the base in others."""
         rows, every = super().rows(view, batch), batch.inputs.completion_mask.any(-1)
         if view == CLEAN and (self._uses_removed or self.entropy_coef > 0):
             return rows | every
         if view == CLEAN and self.sft_coef > 0:
             return rows | (every & batch.inputs.correct)
-        return rows | every if view == self.removed_view and self._uses_removed else rows
+        runs_removed = view == self.removed_view and self._uses_removed and self.removed_gradient
+        return rows | every if runs_removed else rows
 
     def masks(self, batch: Batch) -> Mapping[str, Bool[Tensor, "B T"]]:
         """All completion tokens for each added term; those of right completions for `sft`."""
