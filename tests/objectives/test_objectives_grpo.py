@@ -165,6 +165,20 @@ def test_measures_by_hand():
     assert found["policy/entropy"] == pytest.approx(stats.entropy.mean().item())
 
 
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+def test_the_entropy_bonus_is_paid_for_the_entropy_of_completion_tokens(aggregation):
+    plain = GRPO(aggregation=aggregation)
+    paid = GRPO(aggregation=aggregation, entropy_bonus_coef=0.3)
+    case = prepared(plain, make_case())
+    entropy, mask = case.now["clean"].entropy, case.batch.inputs.completion_mask
+    mean = aggregate(entropy, mask, aggregation=aggregation, count=count(mask))
+    added = total_loss(paid, case) - total_loss(plain, case)
+    assert added.item() == pytest.approx(-0.3 * mean.item(), abs=1e-12)
+    (slope,) = torch.autograd.grad(added, case.logits["clean"])
+    moved = Case(case.batch, {**case.logits, "clean": case.logits["clean"].detach() - 0.5 * slope})
+    assert (moved.now["clean"].entropy[mask].mean() > entropy[mask].mean()).item()
+
+
 def test_measures_see_completion_tokens_only():
     case = prepared(FULL, make_case((2, 0, 1, 0), width=4))
     expected = case.now["clean"].entropy[ragged([2, 0, 1, 0], 4)].mean().item()
@@ -189,6 +203,16 @@ def test_dapo_keeps_groups_that_are_neither_all_right_nor_all_wrong():
     assert all(DAPO().keeps(g) for g in kept) and not any(DAPO().keeps(g) for g in dropped)
     assert not DAPO(filter_low=0.5).keeps(group(True, False)), "the bound itself is outside"
     assert all(DAPO(filter_groups=False).keeps(g) for g in kept + dropped)
+
+
+def test_dapo_filters_on_right_answers_or_on_rewards_as_asked():
+    equal, badly_formatted = group(True, False), group(True, True)
+    equal = replace(equal, rewards=(1.0, 1.0))
+    badly_formatted = replace(badly_formatted, rewards=(1.0, 0.9))
+    for objective, kept in ((DAPO(), equal), (DAPO(filter_on="reward"), badly_formatted)):
+        assert [objective.keeps(g) for g in (equal, badly_formatted)] == [
+            g is kept for g in (equal, badly_formatted)
+        ]
 
 
 def test_overlong_penalty_by_hand():
