@@ -1,12 +1,14 @@
 """Each perturbation against hand numbers or a loop, and what its fields refuse."""
 
 import doctest
+import itertools
+import math
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from PIL import Image
+from PIL import Image, ImageEnhance
 from pydantic import ValidationError
 
 import foveal.keys
@@ -278,6 +280,34 @@ def test_rotation_turns_by_no_more_than_asked_and_fills_the_corners():
     assert 0 < (found == 0).all(-1).mean() < 0.1
     filled = apply(Rotation(degrees=10.0, fill="background"), white)
     assert (filled >= 254).all()
+
+
+def test_rotation_turns_either_way_by_up_to_the_angle_asked_for():
+    bar = Image.new("RGB", (101, 101))
+    bar.paste((255, 255, 255), (90, 49, 93, 52))
+    angles = []
+    for key in range(60):
+        y, x = np.argwhere(apply(Rotation(degrees=30.0), bar, key)[..., 0] > 100).mean(0) - 50
+        angles.append(math.degrees(math.atan2(-y, x)))
+    assert -31 < min(angles) < -20 and 20 < max(angles) < 31
+    assert abs(float(np.mean(angles))) < 8
+
+
+def test_colour_changes_come_in_any_order():
+    brightness, contrast, saturation = 0.7, 1.6, 0.3
+    changes = (
+        (ImageEnhance.Brightness, brightness),
+        (ImageEnhance.Contrast, contrast),
+        (ImageEnhance.Color, saturation),
+    )
+    wanted = set()
+    for order in itertools.permutations(changes):
+        found = picture()
+        for enhance, factor in order:
+            found = enhance(found).enhance(factor)
+        wanted.add(found.tobytes())
+    colour = Colour(brightness=(0.7, 0.7), contrast=(1.6, 1.6), saturation=(0.3, 0.3))
+    assert {apply(colour, picture(), key).tobytes() for key in range(60)} == wanted and len(wanted) == 6
 
 
 def test_perspective_coefficients_take_the_corners_where_they_belong():
