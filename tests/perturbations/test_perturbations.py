@@ -379,6 +379,13 @@ def test_to_rgb_scales_16_bit_samples(mode, value, seen):
     assert to_rgb(image).getpixel((0, 0)) == (seen, seen, seen)
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+def test_16_bit_samples_are_divided_by_257_and_rounded(kind):
+    samples = np.array([[0, 128, 129, 30000, 51400, 65535]], dtype=kind)
+    found = np.asarray(to_rgb(Image.fromarray(samples)))[0, :, 0]
+    assert found.tolist() == [0, 0, 1, 117, 200, 255]
+
+
 def test_to_rgb_scales_floats_in_the_unit_range_and_refuses_an_empty_picture():
     assert to_rgb(Image.new("F", (1, 1), 1.0)).getpixel((0, 0)) == (255, 255, 255)
     assert to_rgb(Image.new("F", (1, 1), 200.0)).getpixel((0, 0)) == (200, 200, 200)
