@@ -63,6 +63,15 @@ def test_a_salient_mask_hides_what_a_loop_over_the_models_attention_hides(folder
     assert np.array_equal(np.asarray(found), masked(folder, image, (2, 3), ratio=ratio))
 
 
+def test_each_of_several_pictures_is_masked_by_its_own_attention(folder: Path) -> None:
+    images = tuple(picture(98, 70, seed=seed) for seed in (4, 5))
+    of = Problem(id="p", question="<image><image>?", images=images, answer="1")
+    mask = SalientMask(model=str(folder), layers=(2, 3), ratio=0.5)
+    found = perturb(of, mask, view="removed", key=(0,), context=PerturbationContext())
+    for image, one in zip(images, found, strict=True):
+        assert np.array_equal(np.asarray(one), masked(folder, image, (2, 3), ratio=0.5))
+
+
 @pytest.mark.parametrize(
     ("size", "grid"),
     [
