@@ -10,12 +10,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from foveal.config import dump
+from foveal.objectives.cppo import CPPO
 from foveal.objectives.dapo import DAPO
 from foveal.objectives.extension import build_objective
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
 from foveal.objectives.terms import count, term_mean
 from foveal.objectives.vppo import VPPO
+from foveal.spec import ConfigError
 from foveal.types import Batch, Inputs, Term
 from objective_batches import Case, make_case, prepared, total_loss
 
@@ -155,11 +157,9 @@ def test_a_schedule_that_has_reached_zero_needs_the_removed_view_no_more():
 
 
 def test_scaling_lowers_gamma_alone_also_in_the_base():
-    objective = PAPO(
-        kl_prcp_coef=0.04, entropy_coef=0.03, base=PAPO(kl_prcp_coef=0.02, removed_view="blurred")
-    )
+    objective = PAPO(kl_prcp_coef=0.04, entropy_coef=0.03, base=CPPO(cpl_coef=0.02, removed_view="blurred"))
     found = objective.scaled(0.5)
-    assert (found.kl_prcp_coef, found.entropy_coef, found.base.kl_prcp_coef) == (0.02, 0.03, 0.01)
+    assert (found.kl_prcp_coef, found.entropy_coef, found.base.cpl_coef) == (0.02, 0.03, 0.01)
     assert objective.kl_prcp_coef == 0.04
 
 
@@ -281,3 +281,13 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
 def test_a_schedule_that_could_never_reach_its_end_is_refused():
     with pytest.raises(ValidationError, match=r"scales kl_prcp_coef, which is 0.*set kl_prcp_coef"):
         PAPO(schedule="linear_decay", kl_prcp_coef=0.0, final_coef=0.01)
+
+
+def test_no_method_holds_itself_however_deep() -> None:
+    for table in ({"type": "papo", "base": {"type": "papo"}}, {"type": "cppo", "base": {"type": "cppo"}}):
+        with pytest.raises(ConfigError, match=r"holds another \w+: .*objective.base.type"):
+            build_objective(table)
+    between = {"type": "noisy_rollout", "base": {"type": "papo"}}
+    with pytest.raises(ConfigError, match="papo holds another papo"):
+        build_objective({"type": "papo", "base": between})
+    assert build_objective({"type": "cppo", "base": {"type": "papo"}}).type == "cppo"

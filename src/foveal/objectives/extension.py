@@ -58,6 +58,19 @@ class Extension(Objective):
                 )
         return {**data, "base": base, **followed}
 
+    @model_validator(mode="after")
+    def _is_not_nested_in_itself(self) -> "Extension":
+        inner: Objective = self.base
+        while True:
+            if type(inner) is type(self):
+                raise ValueError(
+                    f"{self.type} holds another {self.type}: their weights and chosen tokens have one name, "
+                    f"so both would use the outer one's; expected another type in objective.base.type"
+                )
+            if not isinstance(inner, Extension):
+                return self
+            inner = inner.base
+
     def at(self, step: int, *, steps: int) -> Objective:
         """With the base as scheduled."""
         return self.model_copy(update={"base": self.base.at(step, steps=steps)})
