@@ -98,7 +98,7 @@ def test_unknown_key_comes_with_the_nearest_one_at_every_depth(place: str, hint:
             "'nothing_here:Mine' cannot be imported: No module named 'nothing_here'",
         ),
         ("objective.type=json:Mine", "module 'json' has no 'Mine'"),
-        ("objective.type=json:JSONDecoder", "is not a class derived from foveal.spec.Component"),
+        ("objective.type=json:JSONDecoder", "is not a class derived from foveal.types.Objective"),
         ("objective.type=:Mine", "is not an import path; write it as 'my_file:MyClass'"),
     ],
 )

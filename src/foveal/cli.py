@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal import __version__
-from foveal.spec import FovealError
+from foveal.spec import FovealError, plugin_failure
 
 EXIT_MISTAKE = 2
 EXIT_STOPPED = 130
@@ -58,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away (`foveal ... | head`): nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        told = plugin_failure(error)
+        if told is None:
+            raise
+        print(f"foveal: {told}; mend it there; a run goes on with --resume", file=sys.stderr)
+        return EXIT_MISTAKE
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -36,15 +36,15 @@ def _data(value: object) -> object:
 
 
 def _objective(value: object) -> object:
-    return build_component(value, objectives.REGISTRY, kind="objective")
+    return build_component(value, objectives.REGISTRY, kind="objective", base=Objective)
 
 
 def _perturbation(value: object) -> object:
-    return build_component(value, perturbations.REGISTRY, kind="perturbation")
+    return build_component(value, perturbations.REGISTRY, kind="perturbation", base=Perturbation)
 
 
 def _reward(value: object) -> object:
-    return build_component(value, rewards.REGISTRY, kind="reward")
+    return build_component(value, rewards.REGISTRY, kind="reward", base=Reward)
 
 
 DataField = Annotated[SerializeAsAny[DataSource], BeforeValidator(_data)]
@@ -178,7 +178,7 @@ class RunConfig(Config):
 
     seed: int = 0
     steps: int = Field(200, ge=1)
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=1024)
     """CPU threads; 0 chooses by a short measurement at start, recorded in the run folder."""
     model: ModelConfig = ModelConfig()
     data: DataField

@@ -8,12 +8,25 @@ short name of this library or the import path of a class of yours, `"my_file:MyC
 import difflib
 import importlib
 import importlib.util
+import re
 import sys
-from collections.abc import Mapping
+import sysconfig
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+PLUGIN_FILES: set[str] = set()
+"""Files of the modules that components were imported from by path."""
+
+_FOREIGN = (str(Path(__file__).parent), sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
+"""How the names of files begin that no user wrote."""
+
+_BRANCH = re.compile(r"(literal|tuple|list|dict|function-\w+)\[.*|constrained-\w+|int|float|str|bool|none")
+"""What pydantic puts into a place to name a branch of a union."""
 
 
 class FovealError(Exception):
@@ -45,11 +58,15 @@ class Component(Config):
     type: str = ""
     """Short name, or import path `module:Class`, under which the component was chosen."""
 
+    required: ClassVar[tuple[str, ...]] = ()
+    """Methods that a class derived from this one has to write itself."""
 
-def load_class(path: str, *, kind: str) -> type[Component]:
+
+def load_class(path: str, *, kind: str, base: type[Component] = Component) -> type[Component]:
     """Import the class named by `module:Class`; a module may be a file beside the working directory.
 
-    Raises: ConfigError, when the module or the class does not exist or is not a `Component`.
+    Raises: ConfigError, when the module or the class does not exist, is not derived from `base`, or lacks a
+    method that `base` leaves to it.
     """
     module_name, _, class_name = path.partition(":")
     if not module_name or not class_name:
@@ -60,42 +77,75 @@ def load_class(path: str, *, kind: str) -> type[Component]:
         near = difflib.get_close_matches(class_name, [n for n in vars(module) if not n.startswith("_")], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{kind} type {path!r}: module {module_name!r} has no {class_name!r}{hint}")
-    if not (isinstance(found, type) and issubclass(found, Component)):
-        raise ConfigError(f"{kind} type {path!r} is not a class derived from foveal.spec.Component")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        origin = "foveal.spec" if base is Component else "foveal.types"
+        raise ConfigError(f"{kind} type {path!r} is not a class derived from {origin}.{base.__name__}")
+    lacking = [name for name in base.required if getattr(found, name) is getattr(base, name)]
+    if lacking:
+        raise ConfigError(
+            f"{kind} type {path!r} is not finished: it has no {', '.join(lacking)} of its own; write what "
+            f"the class {base.__name__} leaves open, as its docstrings say"
+        )
     return found
 
 
 def _load_module(name: str, *, kind: str, path: str) -> Any:
     file = Path(name if name.endswith(".py") else name.replace(".", "/") + ".py")
     try:
-        if file.is_file():
-            alias = f"foveal_plugin_{file.resolve().as_posix().replace('/', '_').replace('.', '_')}"
-            if alias in sys.modules:
-                return sys.modules[alias]
-            spec = importlib.util.spec_from_file_location(alias, file.resolve())
-            if spec is None or spec.loader is None:
-                raise ImportError(f"{file} is not a Python file")
-            module = importlib.util.module_from_spec(spec)
-            sys.modules[alias] = module
-            try:
-                spec.loader.exec_module(module)
-            except BaseException:
-                del sys.modules[alias]
-                raise
-            return module
-        return importlib.import_module(name)
-    except (ImportError, SyntaxError) as error:
+        module = _from_file(file) if file.is_file() else importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # importing runs the user's code
         raise ConfigError(
-            f"{kind} type {path!r} cannot be imported: {error}; expected an installed module, or a file "
-            f"{file} below {Path.cwd()}"
+            f"{kind} type {path!r} cannot be imported: {_told(error)}; expected an installed module, or a "
+            f"file {file} below {Path.cwd()}"
         ) from error
+    origin = str(getattr(module, "__file__", None))
+    if not origin.startswith(_FOREIGN):
+        PLUGIN_FILES.add(origin)
+    return module
 
 
-def build_component(value: object, registry: Mapping[str, str], *, kind: str) -> Component:
+def _from_file(file: Path) -> Any:
+    alias = f"foveal_plugin_{file.resolve().as_posix().replace('/', '_').replace('.', '_')}"
+    if alias in sys.modules:
+        return sys.modules[alias]
+    spec = importlib.util.spec_from_file_location(alias, file.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[alias] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[alias]
+        raise
+    return module
+
+
+def plugin_failure(error: Exception) -> str | None:
+    """What to tell of an error that came out of a plug-in, and its line; None, when no plug-in is in it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not any(frame.filename in PLUGIN_FILES for frame in frames):
+        return None
+    return f"a class of your own failed: {_told(error)}"
+
+
+def _told(error: BaseException) -> str:
+    """An error on one line, with the user's own line that it comes from."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    known = isinstance(error, ImportError | SyntaxError)
+    words = text if known else f"{type(error).__name__}: {text}".removesuffix(": ")
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(_FOREIGN)]
+    return f"{words} ({own[-1].filename} line {own[-1].lineno}, in {own[-1].name})" if own else words
+
+
+def build_component(
+    value: object, registry: Mapping[str, str], *, kind: str, base: type[Component] = Component
+) -> Component:
     """Make a component from a table with a `type`, a bare name, or an instance.
 
-    `registry` maps short names to import paths, so that nothing is imported that is not used.
-    Raises: ConfigError for an unknown name (with the nearest one), or a bad field.
+    `registry` maps short names to import paths, so that nothing is imported that is not used; a class named
+    by its path has to be derived from `base`.
+    Raises: ConfigError for an unknown name (with the nearest one), a class that does not fit, or a bad field.
     """
     if isinstance(value, Component):
         return value
@@ -107,7 +157,7 @@ def build_component(value: object, registry: Mapping[str, str], *, kind: str) ->
         )
     name = value["type"]
     if ":" in name:
-        cls = load_class(name, kind=kind)
+        cls = load_class(name, kind=kind, base=base)
     elif name in registry:
         cls = load_class(registry[name], kind=kind)
     else:
@@ -121,6 +171,12 @@ def build_component(value: object, registry: Mapping[str, str], *, kind: str) ->
         return cls.model_validate(dict(value))
     except ValidationError as error:
         raise ConfigError(explain(error, cls, where=f"{kind} {name!r}")) from error
+    except FovealError:
+        raise
+    except Exception as error:
+        if ":" not in name:
+            raise
+        raise ConfigError(f"{kind} type {name!r} cannot be made: {_told(error)}; change the class") from error
 
 
 def explain(
@@ -130,23 +186,42 @@ def explain(
 
     `overrides` maps places to the words of the overrides that set them: those are named instead of `where`.
     """
-    lines, given = [], where
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        where = _origin(place, overrides or {}) or given
-        if item["type"] == "extra_forbidden":
-            owner = _owner(model, item["loc"])
+    lines = []
+    for loc, items in _by_place(error.errors()).items():
+        place = ".".join(map(str, loc))
+        origin = _origin(place, overrides or {}) or where
+        kind, given = items[0]["type"], items[0].get("input")
+        if kind == "extra_forbidden":
+            owner = _owner(model, loc)
             known = list(owner.model_fields) if owner is not None else []
-            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            near = difflib.get_close_matches(str(loc[-1]), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
-            lines.append(f"{where}: unknown key {place!r}{hint}")
-        elif item["type"] == "missing":
-            lines.append(
-                f"{where}: {place!r} is missing; set it in the config or with an override {place}=VALUE"
-            )
+            lines.append(f"{origin}: unknown key {place!r}{hint}")
+        elif kind == "missing":
+            way = f"add it to the table of this {where}"
+            if overrides is not None:
+                way = f"set it in the config or with an override {place}=VALUE"
+            lines.append(f"{origin}: {place!r} is missing; {way}")
         else:
-            lines.append(f"{where}: {place} = {item.get('input')!r}: {item['msg']}")
+            reasons = "; or: ".join(_reason(item) for item in items)
+            lines.append(f"{origin}: {place} = {given!r}: {reasons}" if place else f"{origin}: {reasons}")
     return "\n".join(lines)
+
+
+def _by_place(items: Sequence[ErrorDetails]) -> dict[tuple[int | str, ...], list[ErrorDetails]]:
+    """Errors by the place in the config: the branches of a union are one place, told by its whole value."""
+    found: dict[tuple[int | str, ...], list[ErrorDetails]] = {}
+    for item in items:
+        loc = item["loc"]
+        cut = next((i for i, part in enumerate(loc) if i and _BRANCH.fullmatch(str(part))), len(loc))
+        found.setdefault(loc[:cut], []).append(item)
+    return {loc: sorted(some, key=lambda item: len(item["loc"])) for loc, some in found.items()}
+
+
+def _reason(item: ErrorDetails) -> str:
+    if item["type"] in ("model_type", "dict_type"):
+        return "expected a table"
+    return item["msg"].removeprefix("Value error, ")
 
 
 def _origin(place: str, overrides: Mapping[str, str]) -> str | None:

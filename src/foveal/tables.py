@@ -91,7 +91,9 @@ def apply_override(table: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         here = here[_index(here, key, override)] if isinstance(here, list) else here.setdefault(key, {})
         if not isinstance(here, dict | list):
-            raise ConfigError(f"override {override!r}: {key!r} is a value, not a table")
+            whole = f'{path.strip().rpartition(".")[0]}={{type="{here}", {keys[-1]}=...}}'
+            hint = f"; give the whole table, as in '{whole}'" if isinstance(here, str) else ""
+            raise ConfigError(f"override {override!r}: {key!r} is a value, not a table{hint}")
     if isinstance(here, list):
         here[_index(here, keys[-1], override)] = value
     else:

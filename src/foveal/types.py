@@ -236,6 +236,8 @@ class Objective(Component):
     the trainer turns terms into a number with the counts of `masks` over the whole mini-batch.
     """
 
+    required: ClassVar[tuple[str, ...]] = ("advantages", "masks", "terms")
+
     aggregation: Aggregation = "token_mean"
     horizon: int | None = Field(default=None, ge=1)
     """Constant number of tokens that "sequence_sum" divides by, such as the completion limit; None divides by
@@ -327,6 +329,7 @@ class Reward(Component):
     negative.
     """
 
+    required: ClassVar[tuple[str, ...]] = ("__call__",)
     is_accuracy: ClassVar[bool] = False
     """Whether 1.0 means that the answer is right; the first such reward of a run decides `Group.correct`."""
 

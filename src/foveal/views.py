@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -46,6 +47,8 @@ class Perturbation(Component):
     Called once a picture with a generator keyed by (run seed, step, problem id, image index, view). A
     perturbation that holds others names them in `held`; what they need it needs too.
     """
+
+    required: ClassVar[tuple[str, ...]] = ("__call__",)
 
     @property
     def held(self) -> tuple["Perturbation", ...]:

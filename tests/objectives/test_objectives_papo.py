@@ -257,7 +257,7 @@ def test_mistakes_in_the_base_are_named():
         PAPO(base="gropo")
     with pytest.raises(ConfigError, match="'clip_hihg'; did you mean 'clip_high'"):
         PAPO(base={"type": "grpo", "clip_hihg": 0.3})
-    with pytest.raises(ConfigError, match="Noise is not an objective"):
+    with pytest.raises(ConfigError, match="Noise. is not a class derived from foveal.types.Objective"):
         PAPO(base={"type": "foveal.perturbations.noise:Noise"})
 
 

@@ -2,11 +2,11 @@
 base."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
 from foveal.objectives import REGISTRY
@@ -16,12 +16,25 @@ from foveal.spec import ConfigError, build_component
 from foveal.types import CLEAN, Batch, Group, Inputs, Objective, Term, TokenStats, ViewName
 
 
+def _not_clean(view: ViewName) -> ViewName:
+    if view == CLEAN:
+        raise ValueError(
+            f'"{CLEAN}" is the pictures as they are, which other views are compared with; name another view, '
+            'such as "removed" or "noised", and say in [perturbations] what it is'
+        )
+    return view
+
+
+OtherView = Annotated[ViewName, AfterValidator(_not_clean)]
+"""Name of a view that is not the clean one."""
+
+
 def build_objective(value: object) -> Objective:
     """An objective from a table with a `type`, a name, or an instance.
 
     Raises: ConfigError for an unknown name, a bad field, or a class that is not an objective.
     """
-    found = build_component(value, REGISTRY, kind="objective")
+    found = build_component(value, REGISTRY, kind="objective", base=Objective)
     if not isinstance(found, Objective):
         raise ConfigError(
             f"{type(found).__name__} is not an objective; derive it from foveal.types.Objective"
@@ -37,7 +50,7 @@ class Extension(Objective):
     """
 
     base: SerializeAsAny[Objective] = Field(default_factory=GRPO)
-    """The objective held, as a table with a `type`."""
+    """The objective held, as a table; GRPO where that has no `type`."""
     preset: str | None = None
     """Name of published settings that fill in what is not given (`foveal.objectives.presets`); None once they
     have."""
@@ -48,7 +61,8 @@ class Extension(Objective):
         if not isinstance(data, Mapping):
             return data
         data = with_preset(data, method=cls.model_fields["type"].default)
-        base = build_objective(data.get("base", "grpo"))
+        base = data.get("base", {})
+        base = build_objective({"type": "grpo", **base} if isinstance(base, Mapping) else base)
         followed = {key: getattr(base, key) for key in ("aggregation", "horizon")}
         for key, value in followed.items():
             if data.get(key, value) != value:

@@ -17,7 +17,7 @@ def build_perturbation(value: object) -> Perturbation:
 
     Raises: ConfigError for an unknown name, a bad field, or a class that is not a perturbation.
     """
-    found = build_component(value, REGISTRY, kind="perturbation")
+    found = build_component(value, REGISTRY, kind="perturbation", base=Perturbation)
     if not isinstance(found, Perturbation):
         raise ConfigError(
             f"{type(found).__name__} is not a perturbation; derive it from foveal.types.Perturbation"
