@@ -1,5 +1,7 @@
 """What the parts of a run's configuration ask of each other."""
 
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from foveal import perturbations
@@ -22,9 +24,20 @@ OTHER_VIEW = f"the type of a perturbation that suits it: {', '.join(perturbation
 def perturbed_views(objective: Objective, *, steps: int) -> tuple[ViewName, ...]:
     """Views that need a perturbation in a run of `steps`: those of the objective, and those that completions
     are sampled under."""
-    shares = (objective.sample_views(step, steps=steps) for step in range(steps))
+    shares = (_shares(objective, step, steps=steps) for step in range(steps))
     sampled = (view for step in shares for view, share in step.items() if share > 0)
     return tuple(view for view in dict.fromkeys((*objective.views, *sampled)) if view != CLEAN)
+
+
+def _shares(objective: Objective, step: int, *, steps: int) -> Mapping[ViewName, float]:
+    """Raises: ConfigError, when the completions' shares by view are none."""
+    found = objective.sample_views(step, steps=steps)
+    if not isinstance(found, Mapping) or not math.isclose(sum(found.values()), 1) or min(found.values()) < 0:
+        raise ConfigError(
+            f"objective {objective.type!r}: sample_views gives {found!r} at step {step}; expected shares by "
+            f"view that add up to 1; change its sample_views"
+        )
+    return found
 
 
 def used_perturbations(config: "RunConfig") -> dict[ViewName, Perturbation]:
@@ -36,6 +49,11 @@ def used_perturbations(config: "RunConfig") -> dict[ViewName, Perturbation]:
 def cross_check(config: "RunConfig") -> None:
     """Raises: ConfigError, saying what to add or to change, when two parts do not fit together."""
     objective, sampling = config.objective, config.sampling
+    if CLEAN in config.perturbations:
+        raise ConfigError(
+            f"[perturbations.{CLEAN}] has no effect: that view is the pictures as they are; leave it out, or "
+            f"name the view that the objective asks for, such as [perturbations.removed]"
+        )
     for view in perturbed_views(objective, steps=config.steps):
         if view not in config.perturbations:
             have = ", ".join(repr(v) for v in config.perturbations) or "nothing"

@@ -38,7 +38,7 @@ def test_the_loss_and_its_views_are_those_of_the_base(base: Objective, fraction:
 
 
 def test_the_view_of_the_update_is_no_other_view() -> None:
-    with pytest.raises(ValidationError, match="is the view of the update"):
+    with pytest.raises(ValidationError, match="name another view"):
         NoisyRollout(noised_view="clean")
 
 

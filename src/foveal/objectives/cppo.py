@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from foveal.objectives.extension import Extension, join_views
+from foveal.objectives.extension import Extension, OtherView, join_views
 from foveal.objectives.looking import looking_measures, seen
 from foveal.objectives.terms import (
     KL_VALUE_LIMIT,
@@ -126,9 +126,9 @@ class CPPO(Extension):
     """k1 values are clamped to +- this, nats (AReaL variant); inf, that is none, in the verl variant."""
     select_in: Literal["scoring", "update"] = "scoring"
     """Choose the tokens once a step, or in each micro-batch of the update (compatibility)."""
-    removed_view: ViewName = REMOVED
+    removed_view: OtherView = REMOVED
     """Name of the view whose pictures have lost information."""
-    preserved_view: ViewName = PRESERVED
+    preserved_view: OtherView = PRESERVED
     """Name of the view whose pictures look different but say the same."""
 
     def scaled(self, factor: float) -> Objective:

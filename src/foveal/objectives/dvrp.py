@@ -6,7 +6,7 @@ from jaxtyping import Bool
 from pydantic import Field
 from torch import Tensor
 
-from foveal.objectives.extension import Extension
+from foveal.objectives.extension import Extension, OtherView
 from foveal.objectives.looking import EntropyKind, looking_measures, seen
 from foveal.objectives.terms import Estimator, kl_estimate
 from foveal.types import CLEAN, REMOVED, Batch, Objective, Term, TokenStats, ViewName
@@ -37,9 +37,9 @@ class DVRP(Extension):
     entropy_kind: EntropyKind = "sampled"
     views_gradient: bool = True
     """Run both views in the update, with gradient."""
-    removed_view: ViewName = REMOVED
+    removed_view: OtherView = REMOVED
     """View that has lost information: patches of 14 pixels masked with probability 0.6."""
-    noised_view: ViewName = "noised"
+    noised_view: OtherView = "noised"
     """View under fading noise: "diffusion_noise" from strength 500 with steepness 10."""
 
     @property

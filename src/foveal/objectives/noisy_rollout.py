@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from foveal.objectives.extension import Extension
-from foveal.types import CLEAN, ViewName
+from foveal.objectives.extension import Extension, OtherView
+from foveal.types import ViewName
 
 
 class NoisyRollout(Extension):
@@ -29,17 +29,10 @@ class NoisyRollout(Extension):
     type: str = "noisy_rollout"
     fraction: float = Field(default=0.5, ge=0, le=1)
     """Share of each group that is sampled from noised pictures; counts are exact, a tie goes to the clean."""
-    noised_view: ViewName = "noised"
+    noised_view: OtherView = "noised"
     """Name of the view that is sampled from."""
     clean_after: float = Field(default=1.0, ge=0, le=1)
     """Finished share of the training from which on nothing is sampled from noised pictures; 1: never."""
-
-    @field_validator("noised_view")
-    @classmethod
-    def _is_another(cls, view: ViewName) -> ViewName:
-        if view == CLEAN:
-            raise ValueError(f'"{CLEAN}" is the view of the update; name another one, such as "noised"')
-        return view
 
     def sample_views(self, step: int, *, steps: int) -> Mapping[ViewName, float]:
         """The base's shares, `fraction` of them taken over by the noised view."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from foveal.advantages import broadcast
-from foveal.objectives.extension import Extension, join_views
+from foveal.objectives.extension import Extension, OtherView, join_views
 from foveal.objectives.looking import EntropyKind, Seen, looking_measures, seen
 from foveal.objectives.schedules import linear_decay
 from foveal.objectives.terms import (
@@ -59,7 +59,7 @@ class PAPO(Extension):
     estimator: Literal["k1", "abs", "k2", "k3", "exact"] = "k3"
     """KL of one sampled token (k3: all official configs), or "exact" over the vocabulary (needs
     removed_gradient)."""
-    removed_view: ViewName = REMOVED
+    removed_view: OtherView = REMOVED
     """Name of the view whose pictures have lost information."""
     removed_gradient: bool = False
     """Run the removed view in the update, with gradient. Official default False."""

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from foveal.objectives.dependency import dependency_scale, most_dependent
-from foveal.objectives.extension import Extension
+from foveal.objectives.extension import Extension, OtherView
 from foveal.objectives.looking import looking_measures, seen
 from foveal.objectives.surrogate import SURROGATE
 from foveal.objectives.terms import kl_estimate, zero_outside
@@ -44,7 +44,7 @@ class VPPO(Extension):
     may then get far above 1."""
     denominator: Literal["all", "selected"] = "all"
     """Tokens that the surrogate is averaged over: all, dropped ones as 0 (official code), or those kept."""
-    removed_view: ViewName = REMOVED
+    removed_view: OtherView = REMOVED
     """View whose pictures have lost information; in the paper patches masked with probability 0.5."""
 
     @property
