@@ -117,6 +117,11 @@ def perturb(
             rng=generator(*key, problem.id, index, view),
             context=replace(context, saliency={**context.saliency, **maps}),
         )
+        if not isinstance(changed, Image):
+            raise FovealError(
+                f"perturbation {perturbation.type!r} of view {view!r} gave {type(changed).__name__} (problem "
+                f"{problem.id!r}); expected a picture of Pillow; change [perturbations.{view}]"
+            )
         if changed.size != image.size:
             raise FovealError(
                 f"perturbation {perturbation.type!r} of view {view!r} turned a picture of {image.size} "

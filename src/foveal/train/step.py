@@ -12,6 +12,8 @@ from torch import Tensor
 from foveal.objectives.terms import count, term_mean, zero_outside
 from foveal.policy.forward import micro_batches
 from foveal.policy.model import Policy
+from foveal.spec import FovealError
+from foveal.train.contract import require_advantages, require_terms
 from foveal.types import (
     CLEAN,
     Batch,
@@ -151,7 +153,12 @@ def _score_view(
 
 def prepare(inputs: Inputs, scores: Scores, objective: Objective) -> Batch:
     """Advantages over the whole batch, then the objective's choice of tokens and weights."""
-    return objective.prepare(Batch(inputs=inputs, scores=scores, advantages=objective.advantages(inputs)))
+    advantages = objective.advantages(inputs)
+    require_advantages(advantages, inputs, objective)
+    batch = objective.prepare(Batch(inputs=inputs, scores=scores, advantages=advantages))
+    if not isinstance(batch, Batch):
+        raise FovealError(f"objective {objective.type!r}: prepare gives {batch!r}; expected the batch")
+    return batch
 
 
 def accumulate(
@@ -177,6 +184,7 @@ def accumulate(
             for view in objective.update_views
         }
         terms = objective.terms(micro, now)
+        require_terms(terms, counts, micro, objective)
         loss = share * sum_terms(terms, counts, objective)
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call]
