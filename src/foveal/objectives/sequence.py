@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -55,5 +56,6 @@ def cispo_loss(
 
     Source: MiniMax-M1 arXiv:2506.13585, its CISPO.
     """
-    weight = log_ratio.detach().exp().clamp(1 - clip_low, 1 + clip_high)
+    most = min(1 + clip_high, torch.finfo(log_ratio.dtype).max)
+    weight = log_ratio.detach().exp().clamp(1 - clip_low, most)
     return -weight * advantages * logprobs

@@ -56,7 +56,7 @@ class Occlusion(Perturbation):
     """
 
     type: str = "occlusion"
-    rectangles: int = Field(default=50, ge=0)
+    rectangles: int = Field(default=50, ge=0, le=10_000)
     smallest: float = Field(default=0.05, ge=0, le=1)
     """Least side of a rectangle, as a share of the picture's."""
     largest: float = Field(default=0.15, ge=0, le=1)

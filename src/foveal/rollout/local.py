@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from foveal.keys import Key, generator
 from foveal.policy.model import Policy
 from foveal.policy.processing import Encoded
+from foveal.spec import FovealError
 from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
 
 PREFILL_TOKENS = 16384
@@ -216,6 +217,12 @@ class _Draw:
             # its own.
             weights = torch.softmax(allowed, dim=-1)
             token = _inverse_cdf(weights, self.noise[active, step], top_p=self.sampling.top_p)
+            if bool((token >= logits.shape[-1]).any()):
+                raise FovealError(
+                    "nothing can be sampled: the model's logits are not finite, so training has broken it, "
+                    "or it was so from the start; start a new run from a sound model and with a lower "
+                    "optimizer.lr or coefficient of the objective"
+                )
         return token, logprobs.gather(-1, token[:, None])[:, 0]
 
     def is_end(self, token: Tensor) -> Tensor:
