@@ -283,7 +283,7 @@ def test_a_schedule_that_could_never_reach_its_end_is_refused():
         PAPO(schedule="linear_decay", kl_prcp_coef=0.0, final_coef=0.01)
 
 
-def test_no_method_holds_itself_however_deep() -> None:
+def test_no_papo_holds_a_papo_and_no_cppo_a_cppo_however_deep() -> None:
     for table in ({"type": "papo", "base": {"type": "papo"}}, {"type": "cppo", "base": {"type": "cppo"}}):
         with pytest.raises(ConfigError, match=r"holds another \w+: .*objective.base.type"):
             build_objective(table)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -98,6 +98,7 @@ class CPPO(Extension):
     tokens are ranked by the absolute rise in entropy, as the paper says, and among completion tokens only.
     """
 
+    nests: ClassVar[bool] = False
     type: str = "cppo"
     cpl_coef: float = Field(default=0.01, ge=0)
     """lambda; official scripts."""

@@ -2,7 +2,7 @@
 base."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -72,18 +72,22 @@ class Extension(Objective):
                 )
         return {**data, "base": base, **followed}
 
+    nests: ClassVar[bool] = True
+    """Whether it may hold another of its type, because what they keep in a batch is combined."""
+
     @model_validator(mode="after")
     def _is_not_nested_in_itself(self) -> "Extension":
         inner: Objective = self.base
-        while True:
+        while not self.nests:
             if type(inner) is type(self):
                 raise ValueError(
                     f"{self.type} holds another {self.type}: their weights and chosen tokens have one name, "
                     f"so both would use the outer one's; expected another type in objective.base.type"
                 )
             if not isinstance(inner, Extension):
-                return self
+                break
             inner = inner.base
+        return self
 
     def at(self, step: int, *, steps: int) -> Objective:
         """With the base as scheduled."""

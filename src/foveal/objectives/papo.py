@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -51,6 +51,7 @@ class PAPO(Extension):
     does; `[optimizer] average_over`), and a schedule starts at `kl_prcp_coef` (there: at a value of its own).
     """
 
+    nests: ClassVar[bool] = False
     type: str = "papo"
     kl_prcp_coef: float = Field(default=0.01, ge=0)
     """gamma. 0.01 is the paper's value for 7B without entropy terms, for 2B, and without reference KL (there
