@@ -7,6 +7,8 @@ import torch
 
 from foveal.cli import main
 from foveal.config import load
+from foveal.jobs.folder import claim
+from foveal.objectives.extension import build_objective
 from foveal.objectives.papo import PAPO
 from foveal.objectives.sequence import cispo_loss
 from foveal.rollout.local import _inverse_cdf
@@ -151,3 +153,19 @@ def test_terms_that_do_not_fit_the_masks_are_refused() -> None:
     for terms, told in wrong:
         with pytest.raises(FovealError, match=told):
             require_terms(terms, counts, case.batch, PAPO())
+
+
+def test_views_that_are_held_against_each_other_are_two() -> None:
+    for table in (
+        {"type": "cppo", "removed_view": "x", "preserved_view": "x"},
+        {"type": "dvrp", "removed_view": "x", "noised_view": "x"},
+    ):
+        with pytest.raises(ConfigError, match="are both 'x'; expected two views"):
+            build_objective(table)
+
+
+def test_many_runs_are_not_put_into_the_folder_of_one(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("steps = 1")
+    with pytest.raises(FovealError, match="already holds a run"):
+        claim(tmp_path, "sweep.json", {}, conflict=lambda _: None)
+    assert not (tmp_path / "sweep.json").exists()

@@ -109,18 +109,20 @@ def test_values_given_up_at_a_limit_are_counted_step_by_step(
 def test_skipped_updates_are_counted_over_the_run(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = loop.train_step
+    step, spoilt = loop.train_step, iter([True, True, False])
 
     def broken(policy: Any, *given: Any) -> Any:
+        if not next(spoilt):
+            return step(policy, *given)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *a, **k: torch.tensor(float("nan")))
             return step(policy, *given)
 
     monkeypatch.setattr(loop, "train_step", broken)
-    summary = loop.start(world_config(tiny_folder, steps=2), tmp_path / "run")
+    summary = loop.start(world_config(tiny_folder, steps=3), tmp_path / "run")
     assert summary["skipped_count"] == 2
     rows = [line for line in lines(tmp_path / "run") if line["kind"] == "step"]
-    assert [line["policy/skipped_count"] for line in rows] == [1, 1]
+    assert [line["policy/skipped_count"] for line in rows] == [1, 1, 0]
 
 
 def test_reference_policy_stays_where_it_was_and_is_a_model_of_its_own(
@@ -192,6 +194,15 @@ def test_run_without_any_update_for_long_is_stopped(
     text = (tmp_path / "run" / "metrics.jsonl").read_text()
     assert '"policy/grad_norm": null' in text and "NaN" not in text
     assert json.loads((tmp_path / "run/checkpoints/step-000002/state.json").read_text())["idle"] == 2
+
+
+def test_a_short_run_without_any_update_does_not_end_as_finished(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "train_step", step_with(float("nan")))
+    with pytest.raises(FovealError, match="stopped after step 2: .* last 2 steps was skipped"):
+        loop.start(world_config(tiny_folder, steps=2), tmp_path / "run")
+    assert not (tmp_path / "run" / "summary.json").exists()
 
 
 @pytest.mark.parametrize(("norm", "step"), [(float("nan"), 1), (1.0, 2)], ids=["skipped", "at_checkpoint"])

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from foveal.jobs.job import Job
 from foveal.spec import FovealError
+from foveal.train.record import RunFolder
 
 AnyJob = TypeVar("AnyJob", bound=Job)
 
@@ -60,8 +61,9 @@ def claim(
     """Make the folder and note in its file `name` what it is for.
 
     Once something was made in it, `conflict` says of the settings found what forbids going on, if anything.
-    Raises: FovealError, when it cannot be written, or belongs to something else.
+    Raises: FovealError, when it cannot be written, or belongs to something else, such as a single run.
     """
+    RunFolder.require_free(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         before = read_settings(out, name)

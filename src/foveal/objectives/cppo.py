@@ -6,11 +6,11 @@ from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from foveal.objectives.extension import Extension, OtherView, join_views
+from foveal.objectives.extension import Extension, OtherView, join_views, require_two_views
 from foveal.objectives.looking import looking_measures, seen
 from foveal.objectives.terms import (
     KL_VALUE_LIMIT,
@@ -131,6 +131,11 @@ class CPPO(Extension):
     """Name of the view whose pictures have lost information."""
     preserved_view: OtherView = PRESERVED
     """Name of the view whose pictures look different but say the same."""
+
+    @model_validator(mode="after")
+    def _compares_two_views(self) -> "CPPO":
+        require_two_views(self.removed_view, self.preserved_view, fields="removed_view and preserved_view")
+        return self
 
     def scaled(self, factor: float) -> Objective:
         """With lambda times `factor`."""

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from jaxtyping import Bool
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
-from foveal.objectives.extension import Extension, OtherView
+from foveal.objectives.extension import Extension, OtherView, require_two_views
 from foveal.objectives.looking import EntropyKind, looking_measures, seen
 from foveal.objectives.terms import Estimator, kl_estimate
 from foveal.types import CLEAN, REMOVED, Batch, Objective, Term, TokenStats, ViewName
@@ -41,6 +41,11 @@ class DVRP(Extension):
     """View that has lost information: patches of 14 pixels masked with probability 0.6."""
     noised_view: OtherView = "noised"
     """View under fading noise: "diffusion_noise" from strength 500 with steepness 10."""
+
+    @model_validator(mode="after")
+    def _compares_two_views(self) -> "DVRP":
+        require_two_views(self.removed_view, self.noised_view, fields="removed_view and noised_view")
+        return self
 
     @property
     def _added(self) -> Mapping[str, tuple[float, ViewName]]:

@@ -29,6 +29,12 @@ OtherView = Annotated[ViewName, AfterValidator(_not_clean)]
 """Name of a view that is not the clean one."""
 
 
+def require_two_views(first: ViewName, second: ViewName, *, fields: str) -> None:
+    """Raises: ValueError, when two views that are held against each other are one."""
+    if first == second:
+        raise ValueError(f"{fields} are both {first!r}; expected two views: one is held against the other")
+
+
 def build_objective(value: object) -> Objective:
     """An objective from a table with a `type`, a name, or an instance.
 

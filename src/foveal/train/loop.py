@@ -246,7 +246,7 @@ class Run:
         verdict = self._record(folder, groups, drawn, result, clock)
         if skipped or result.metrics["completion/nonfinite_count"]:
             require_finite(self.policy, folder.checkpoints, after=f"stopped after step {self.state.step}")
-        require_progress(self.state.idle, step=self.state.step)
+        require_progress(self.state.idle, step=self.state.step, steps=config.steps)
         self._guard(folder, verdict)
         if config.validation is not None and self.state.step % config.validation.every == 0:
             self._validate(folder)

@@ -51,9 +51,10 @@ def stop_signals(message: Callable[[str], None]) -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-def require_progress(idle: int, *, step: int) -> None:
-    """Raises: FovealError, when each update of the last IDLE_STEPS steps was skipped."""
-    if idle >= IDLE_STEPS:
+def require_progress(idle: int, *, step: int, steps: int) -> None:
+    """Raises: FovealError, when each update of the last IDLE_STEPS steps was skipped, or of all in a shorter
+    run."""
+    if idle >= min(IDLE_STEPS, steps):
         raise FovealError(
             f"stopped after step {step}: each update of the last {idle} steps was skipped, since its "
             f"gradient was not finite; the weights are those from before; start a new run with a lower "
