@@ -9,6 +9,7 @@ import torch
 
 from foveal.data.collate import collate
 from foveal.policy import Policy, load_policy
+from foveal.policy.decode import DecodeCache
 from foveal.rollout import local
 from foveal.rollout.local import LocalEngine
 from foveal.types import CLEAN, Completion, Group, Inputs, Problem, Sampling
@@ -156,25 +157,26 @@ def test_a_completion_stops_at_its_first_end_token(policy: Policy, ends: set[int
 
 
 @pytest.mark.usefixtures("ends")
-def test_finished_groups_that_leave_do_not_change_the_others(
+def test_finished_completions_that_leave_do_not_change_the_others(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problems = [
         problem(f"p{i}", "<image>How many?" if i % 2 else "How many?", *[(56, 56)] * (i % 2))
         for i in range(9)
     ]
-    kept: list[int] = []
-    keep = local.DecodeLayout.keep
+    kept: list[tuple[int, int]] = []
+    keep = DecodeCache.keep
 
-    def counted(layout: local.DecodeLayout, groups: torch.Tensor) -> local.DecodeLayout:
-        kept.append(len(groups))
-        return keep(layout, groups)
+    def counted(cache: DecodeCache, groups: torch.Tensor, members: torch.Tensor) -> DecodeCache:
+        kept.append(tuple(members.shape))
+        return keep(cache, groups, members)
 
-    monkeypatch.setattr(local.DecodeLayout, "keep", counted)
-    found = draw(policy, problems, group_size=2, max_new_tokens=60)
-    assert len(kept) >= 3 and kept == sorted(kept, reverse=True)
+    monkeypatch.setattr(DecodeCache, "keep", counted)
+    found = draw(policy, problems, group_size=4, max_new_tokens=60)
+    assert len(kept) >= 3 and all(n * g <= 27 for n, g in kept)
+    assert len({n for n, _ in kept}) > 1 and len({g for _, g in kept}) > 1
     monkeypatch.setattr(local, "COMPACT_SHARE", -1.0)
-    wanted = draw(policy, problems, group_size=2, max_new_tokens=60)
+    wanted = draw(policy, problems, group_size=4, max_new_tokens=60)
     assert tokens(found) == tokens(wanted)
     inputs = collated(policy, problems, found)
     gap = (policy(inputs, CLEAN).logprobs - inputs.sampled_logprobs) * inputs.completion_mask

@@ -1,7 +1,6 @@
 """The local sampler: a prompt and its pictures are prefilled once for the completions of its group."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from foveal.keys import Key, generator
+from foveal.policy.decode import DecodeCache
 from foveal.policy.model import Policy
 from foveal.policy.processing import Encoded
 from foveal.spec import FovealError
@@ -19,61 +19,8 @@ PREFILL_TOKENS = 16384
 square."""
 
 COMPACT_SHARE = 0.75
-"""Groups that are all finished leave the batch once at most this share is still running."""
-
-
-@dataclass
-class DecodeLayout:
-    """One token of each completion as a row [1, heads, B, d]: prompt keys are held once a group.
-
-    B = N * G, the completions of a group adjacent.
-    """
-
-    groups: int
-    group_size: int
-    prefix: dict[int, tuple[Tensor, Tensor]]
-    """A layer's prompt keys and values [N, kv_heads, P, d], padded on the right."""
-    prefix_bias: Tensor
-    """[N, 1, 1, P]: 0 on prompt tokens, -inf on padding."""
-    own: dict[int, tuple[Tensor, Tensor]]
-    """A layer's own keys and values [B, kv_heads, T, d]."""
-    step: int = 0
-
-    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention output [1, heads, B, d]; stores this token's key and value."""
-        keys, values = self.own[layer]
-        keys[:, :, self.step] = key[0].transpose(0, 1)
-        values[:, :, self.step] = value[0].transpose(0, 1)
-        own_keys, own_values = keys[:, :, : self.step + 1], values[:, :, : self.step + 1]
-        prefix_keys, prefix_values = self.prefix[layer]
-        n, g, kv = self.groups, self.group_size, key.shape[1]
-        heads, width = query.shape[1], query.shape[3]
-        repeat = heads // kv
-        own_query = (query[0].transpose(0, 1) * scale).reshape(n * g, kv, repeat, width)
-        grouped = own_query.view(n, g, kv, repeat, width).transpose(1, 2).reshape(n, kv, g * repeat, width)
-        to_prefix = grouped @ prefix_keys.transpose(2, 3) + self.prefix_bias
-        size = to_prefix.shape[-1]
-        to_prefix = to_prefix.view(n, kv, g, repeat, size).transpose(1, 2).reshape(n * g, kv, repeat, size)
-        weights = torch.softmax(torch.cat([to_prefix, own_query @ own_keys.transpose(2, 3)], dim=-1), dim=-1)
-        from_prefix = (
-            weights[..., :size].view(n, g, kv, repeat, size).transpose(1, 2).reshape(n, kv, g * repeat, size)
-        )
-        output = (from_prefix @ prefix_values).view(n, kv, g, repeat, width).transpose(1, 2)
-        output = output.reshape(n * g, kv, repeat, width) + weights[..., size:] @ own_values
-        return output.reshape(n * g, heads, width).transpose(0, 1)[None]
-
-    def keep(self, groups: Tensor) -> "DecodeLayout":
-        """The layout of some of the groups (Int [n])."""
-        rows = (
-            groups[:, None] * self.group_size + torch.arange(self.group_size, device=groups.device)
-        ).reshape(-1)
-        return replace(
-            self,
-            groups=len(groups),
-            prefix={layer: (k[groups], v[groups]) for layer, (k, v) in self.prefix.items()},
-            prefix_bias=self.prefix_bias[groups],
-            own={layer: (k[rows], v[rows]) for layer, (k, v) in self.own.items()},
-        )
+"""Finished completions leave the batch once what must stay is at most this share of it. It stays a rectangle:
+groups with a running completion, by as many completions as run in the fullest of them."""
 
 
 class LocalEngine:
@@ -117,7 +64,8 @@ class LocalEngine:
         encoded = [policy.processor.encode(problem) for problem in problems]
         states, captured = _prefill(policy, encoded)
         prompt_lengths = tuple(len(item.prompt.token_ids) for item in encoded)
-        layout = _decode_layout(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
+        cache = DecodeCache.of(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
+        decoder = policy.family.decoder(policy.model)
         draw = _Draw(policy, sampling, self._noise(problems, sampling, key))
         rows = len(problems) * g
         device = states.device
@@ -130,24 +78,27 @@ class LocalEngine:
         ended = torch.zeros(rows, dtype=torch.bool, device=device)
         active = torch.arange(rows, device=device)
         states = states.repeat_interleave(g, 0)
-        axes = encoded[0].prompt.position_ids.shape[0]
         for step in range(sampling.max_new_tokens):
             token, logprob = draw(states, active, step)
             ids[active, step], logprobs[active, step] = token, logprob
             over = draw.is_end(token) & ~ended[active]
             lengths[active[over]] = step + 1
             ended[active[over]] = True
-            open_groups = ~ended[active].view(-1, g).all(1)
-            if step + 1 == sampling.max_new_tokens or not bool(open_groups.any()):
+            if step + 1 == sampling.max_new_tokens:
                 break
-            if float(open_groups.float().mean()) <= COMPACT_SHARE:
-                kept = open_groups.nonzero()[:, 0]
-                layout = layout.keep(kept)
-                token, active = token.view(-1, g)[kept].reshape(-1), active.view(-1, g)[kept].reshape(-1)
-            layout.step = step
-            places = (position[active] + step).expand(axes, -1)
+            if bool(over.any()):
+                running = (~ended[active]).view(cache.groups, cache.group_size)
+                if not bool(running.any()):
+                    break
+                kept = _still_needed(running)
+                if kept is not None:
+                    groups, members = kept
+                    places = (groups[:, None] * cache.group_size + members).view(-1)
+                    token, active = token[places], active[places]
+                    cache = cache.keep(groups, members)
+            cache.step = step
             embeddings = policy.family.embed(policy.model, token)
-            states = policy.family.hidden(policy.model, embeddings, places, layout)
+            states = decoder(embeddings, position[active] + step, cache)
         return self._completions(
             ids, logprobs, lengths, ended, problems=len(problems), group_size=g, view=view
         )
@@ -247,6 +198,17 @@ def _inverse_cdf(weights: Tensor, uniform: Tensor, *, top_p: float) -> Tensor:
     return torch.searchsorted(cumulated, target, right=True)[:, 0]
 
 
+def _still_needed(running: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Groups (Int [n]) and, of each, as many members (Int [n, g]) as run (Bool [N, G]) in the fullest, the
+    running ones among them; None while that is most of the batch."""
+    counts = running.sum(1)
+    groups, fullest = counts.nonzero()[:, 0], int(counts.max())
+    if len(groups) * fullest > COMPACT_SHARE * running.numel():
+        return None
+    first = running[groups].int().argsort(dim=1, descending=True, stable=True)
+    return groups, first[:, :fullest].sort(dim=1).values
+
+
 def _prefill(policy: Policy, encoded: Sequence[Encoded]) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
     """States [N, H] that predict first tokens, and each layer's keys and values [1, kv_heads, S, d] of all
     prompts."""
@@ -277,36 +239,3 @@ def _parts(lengths: Sequence[int]) -> list[slice]:
             start, size = index, 0
         size += length
     return [*found, slice(start, len(lengths))]
-
-
-def _decode_layout(
-    captured: dict[int, tuple[Tensor, Tensor]],
-    prompt_lengths: tuple[int, ...],
-    *,
-    group_size: int,
-    length: int,
-) -> DecodeLayout:
-    """Prompt keys split by prompt and padded, and empty own keys."""
-    n, longest = len(prompt_lengths), max(prompt_lengths)
-    sample = next(iter(captured.values()))[0]
-    lengths = torch.tensor(prompt_lengths, device=sample.device)
-    starts = lengths.cumsum(0) - lengths
-    order = torch.arange(longest, device=sample.device)
-    valid = order[None] < lengths[:, None]
-    index = (starts[:, None] + order[None] * valid).reshape(-1)
-    bias = torch.zeros(n, 1, 1, longest, device=sample.device, dtype=sample.dtype)
-    bias.masked_fill_(~valid[:, None, None, :], -torch.inf)
-
-    def split(x: Tensor) -> Tensor:
-        return x[0][:, index].view(x.shape[1], n, longest, x.shape[3]).transpose(0, 1).contiguous()
-
-    def empty(x: Tensor) -> Tensor:
-        return x.new_empty(n * group_size, x.shape[1], length, x.shape[3])
-
-    return DecodeLayout(
-        groups=n,
-        group_size=group_size,
-        prefix={layer: (split(k), split(v)) for layer, (k, v) in captured.items()},
-        prefix_bias=bias,
-        own={layer: (empty(k), empty(v)) for layer, (k, v) in captured.items()},
-    )

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from foveal.policy.attention import Layout
+from foveal.policy.decode import Decoder
 from foveal.spec import FovealError
 
 FAMILIES: Mapping[str, str] = {
@@ -46,6 +47,10 @@ class Family(Protocol):
 
     def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """Last hidden states [S, H] of a packed row with embeddings [S, H] and positions [rows, S]."""
+        ...
+
+    def decoder(self, model: nn.Module) -> Decoder:
+        """What runs one new token of each completion; it may hold copies of the weights of the moment."""
         ...
 
     def head(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:

@@ -1,5 +1,6 @@
 """Qwen2.5-VL: M-RoPE positions, merged 2 x 2 patches, windowed vision attention."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from foveal.policy.attention import SHARED, WINDOWS, Layout
+from foveal.policy.decode import Decoder, LayerDecoder
+from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
 from foveal.spec import FovealError
 
 
@@ -85,6 +88,13 @@ class Qwen25VL:
             layout=layout,
         ).last_hidden_state[0]
         return output
+
+    def decoder(self, model: nn.Module) -> Decoder:
+        """Merged weights; the model's own layers where some are not plain linear ones."""
+        text: Any = model.model.language_model  # type: ignore[union-attr]
+        if MergedDecoder.fits(text):
+            return MergedDecoder(text)
+        return LayerDecoder(hidden=partial(self.hidden, model), axes=3)
 
     def head(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
         """`lm_head`, tied or not."""

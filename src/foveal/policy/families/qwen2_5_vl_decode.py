@@ -1,0 +1,96 @@
+"""Qwen2.5-VL's text layers on one token a row, with few calls: merged weights, one rotary table."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from foveal.policy.decode import DecodeCache, plain_linear
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """Weights of one layer; queries come out scaled."""
+
+    before: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor
+    out: Tensor
+    after: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class MergedDecoder:
+    """Copies of a layer's query, key and value weights, and of gate and up, as one matrix each.
+
+    The copies are those of the moment: they are made anew once weights have changed. Text behind a prompt has
+    the same position in all rows of M-RoPE, so its rotary table is that of one row.
+    """
+
+    def __init__(self, text: Any) -> None:  # noqa: ANN401
+        config = text.config
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.width: int = config.hidden_size // self.heads
+        self.epsilon: float = config.rms_norm_eps
+        self.inverse: Tensor = text.rotary_emb.inv_freq
+        self.rotary_scale: float = text.rotary_emb.attention_scaling
+        self.last: Tensor = text.norm.weight
+        self.layers = [self._layer(layer) for layer in text.layers]
+
+    @staticmethod
+    def fits(text: Any) -> bool:  # noqa: ANN401
+        """Whether the layers are those that this knows: plain linear ones, biases where they are expected."""
+        for layer in text.layers:
+            attention, mlp = layer.self_attn, layer.mlp
+            biased = (attention.q_proj, attention.k_proj, attention.v_proj)
+            bare = (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            if not all(plain_linear(module) for module in (*biased, *bare)):
+                return False
+            if any(m.bias is None for m in biased) or any(m.bias is not None for m in bare):
+                return False
+        return bool(text.config.hidden_act == "silu")
+
+    def __call__(self, embeddings: Tensor, positions: Tensor, cache: DecodeCache) -> Tensor:
+        """See `foveal.policy.decode.Decoder`."""
+        heads, kv, width, half = self.heads, self.kv_heads, self.width, self.width // 2
+        cos, sin = self._rotary(positions, embeddings.dtype)
+        states, size = embeddings, (embeddings.shape[-1],)
+        for number, layer in enumerate(self.layers):
+            found = F.rms_norm(states, size, layer.before, self.epsilon)
+            found = F.linear(found, layer.qkv, layer.qkv_bias).view(-1, heads + 2 * kv, width)
+            turned = found[:, : heads + kv]
+            swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
+            turned = torch.addcmul(turned * cos, swapped, sin)
+            found = cache.attend(number, turned[:, :heads], turned[:, heads:], found[:, heads + kv :])
+            states = torch.addmm(states, found.view(len(states), -1), layer.out)
+            found = F.rms_norm(states, size, layer.after, self.epsilon)
+            gate, up = F.linear(found, layer.gate_up).chunk(2, dim=-1)
+            states = torch.addmm(states, F.silu(gate).mul_(up), layer.down)
+        return F.rms_norm(states, size, self.last, self.epsilon)
+
+    def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines [B, 1, d]: x turns to x cos + swapped(x) sin."""
+        angles = positions[:, None].float() * self.inverse.float()
+        cos, sin = angles.cos() * self.rotary_scale, angles.sin() * self.rotary_scale
+        return (
+            torch.cat((cos, cos), dim=-1)[:, None].to(dtype),
+            torch.cat((-sin, sin), dim=-1)[:, None].to(dtype),
+        )
+
+    def _layer(self, layer: Any) -> _Layer:  # noqa: ANN401
+        attention, mlp, scale = layer.self_attn, layer.mlp, layer.self_attn.scaling
+        parts: tuple[nn.Linear, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
+        factors = (scale, 1.0, 1.0)
+        return _Layer(
+            before=layer.input_layernorm.weight,
+            qkv=torch.cat([m.weight * factor for m, factor in zip(parts, factors, strict=True)]),
+            qkv_bias=torch.cat([m.bias * factor for m, factor in zip(parts, factors, strict=True)]),
+            out=attention.o_proj.weight.t(),
+            after=layer.post_attention_layernorm.weight,
+            gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
+            down=mlp.down_proj.weight.t(),
+        )
