@@ -8,6 +8,7 @@ attention, so that `generate` works.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -200,6 +201,8 @@ class Ragged:
     valid: Tensor
     even: bool
     """All segments have one length: nothing is padded."""
+    start: int | None
+    """First token of even segments that lie side by side: they are a view of the row, nothing is copied."""
 
     @staticmethod
     def of(lengths: tuple[int, ...], *, offset: int, device: torch.device) -> "Ragged":
@@ -219,12 +222,26 @@ class Ragged:
         size = torch.tensor(lengths, device=device, dtype=torch.long)[:, None]
         order = torch.arange(max(lengths, default=0), device=device)[None]
         valid = order < size
-        return Ragged(index=first + order * valid, valid=valid, even=len(set(lengths)) <= 1)
+        even = len(set(lengths)) <= 1
+        adjacent = even and all(b - a == lengths[0] for a, b in pairwise(starts))
+        return Ragged(
+            index=first + order * valid,
+            valid=valid,
+            even=even,
+            start=starts[0] if adjacent and starts else None,
+        )
 
     def gather(self, x: Tensor) -> Tensor:
         """[1, heads, S, d] as [n, heads, longest, d]."""
+        if self.start is not None:
+            return self._view(x, self.start)
         n, longest = self.index.shape
-        return x[0][:, self.index.reshape(-1)].view(x.shape[1], n, longest, x.shape[3]).transpose(0, 1)
+        flat = x[0].index_select(1, self.index.reshape(-1))
+        return flat.view(x.shape[1], n, longest, x.shape[3]).transpose(0, 1)
+
+    def _view(self, x: Tensor, start: int) -> Tensor:
+        n, longest = self.index.shape
+        return x[0, :, start : start + n * longest].unflatten(1, (n, longest)).transpose(0, 1)
 
     def gather_filled(self, x: Tensor, fill: float) -> Tensor:
         """As `gather`, `fill` on padding."""
@@ -233,6 +250,9 @@ class Ragged:
 
     def add_to(self, total: Tensor, part: Tensor) -> None:
         """Add [n, heads, longest, d] to `total` [1, heads, S, d] in place; padding is left out."""
+        if self.start is not None:
+            self._view(total, self.start).add_(part)
+            return
         flat = part.transpose(0, 1).reshape(part.shape[1], -1, part.shape[3])
         if self.even:
             total[0].index_add_(1, self.index.reshape(-1), flat)

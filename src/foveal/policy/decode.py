@@ -129,9 +129,7 @@ class DecodeCache:
         to_own = torch.bmm(rows, own_keys.transpose(1, 2))
         weights = torch.softmax(torch.cat([to_prefix.view(-1, repeat, longest), to_own], dim=-1), dim=-1)
         from_prefix = torch.bmm(weights[..., :longest].view(n * kv, g * repeat, longest), prefix_values)
-        output = torch.baddbmm(
-            from_prefix.view(n * kv * g, repeat, width), weights[..., longest:], own_values
-        )
+        output = torch.bmm(weights[..., longest:], own_values).add_(from_prefix.view(-1, repeat, width))
         output = output.view(n, kv, g, repeat, width).transpose(1, 2)
         return output.reshape(n * g, kv * repeat, width)
 
