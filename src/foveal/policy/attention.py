@@ -241,7 +241,8 @@ class Ragged:
 
     def _view(self, x: Tensor, start: int) -> Tensor:
         n, longest = self.index.shape
-        return x[0, :, start : start + n * longest].unflatten(1, (n, longest)).transpose(0, 1)
+        part = x[0, :, start : start + n * longest]
+        return part.view(x.shape[1], n, longest, x.shape[3]).transpose(0, 1)
 
     def gather_filled(self, x: Tensor, fill: float) -> Tensor:
         """As `gather`, `fill` on padding."""
