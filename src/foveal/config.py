@@ -118,6 +118,9 @@ class OptimizerConfig(Config):
     average_over: Literal["mini_batch", "micro_batch"] = "mini_batch"
     """What a term is averaged over. "micro_batch" averages each micro-batch alone and takes the mean of these
     means, as the official codes of PAPO and CPPO do: results then depend on how the batch is cut."""
+    skip_idle: bool = True
+    """Leave out of the update completions that cannot change it: without an advantage, where no other term
+    takes them in. Results are the same; what is logged of the update is of those that are run."""
     old_logprobs: Literal["auto", "sampled", "scored"] = "auto"
     """Where the old policy's log-probabilities come from; "auto" takes the sampler's own where it is
     exact."""

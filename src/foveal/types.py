@@ -313,6 +313,16 @@ class Objective(Component):
         """For each term by name, the tokens it is averaged over; known before the first backward."""
         raise NotImplementedError
 
+    def needed(self, batch: Batch) -> Bool[Tensor, "B"]:
+        """Completions that the update has to run: without the others no term and no gradient would change.
+
+        By default those that are in any mask; a method whose term is exactly 0 on some of them says less.
+        """
+        rows = torch.zeros_like(batch.inputs.completion_mask[:, :1]).any(-1)
+        for mask in self.masks(batch).values():
+            rows = rows | mask.any(-1)
+        return rows
+
     def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
         """The terms of the loss on these rows; each mask equals that of `masks`."""
         raise NotImplementedError

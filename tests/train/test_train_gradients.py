@@ -12,6 +12,7 @@ from torch import Tensor
 from foveal.objectives.cispo import CISPO
 from foveal.objectives.cppo import CPPO
 from foveal.objectives.dvrp import DVRP
+from foveal.objectives.extension import Extension
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.gspo import GSPO
 from foveal.objectives.noisy_rollout import NoisyRollout
@@ -22,7 +23,16 @@ from foveal.objectives.vppo import VPPO
 from foveal.policy import Policy, load_policy
 from foveal.policy.forward import PackedRow
 from foveal.train import step as step_module
-from foveal.train.step import _Tally, accumulate, mini_batch_rows, prepare, score, select, train_step
+from foveal.train.step import (
+    StepSettings,
+    _Tally,
+    accumulate,
+    mini_batch_rows,
+    prepare,
+    score,
+    select,
+    train_step,
+)
 from foveal.types import Batch, Inputs, Objective, ViewName
 from train_cases import WHOLE, inputs_of, record, settings
 
@@ -320,26 +330,96 @@ def test_views_are_computed_only_for_completions_that_can_use_them(
     chosen = int(result.batch.selections["contrastive_perception"].any(-1).sum())
     assert 0 < chosen <= better < len(inputs.lengths)
     assert calls[:2] == [(CLEAN, better), (REMOVED, better)], "scored: those that the gate lets through"
-    assert dict(calls[2:]) == {CLEAN: len(inputs.lengths), PRESERVED: chosen, REMOVED: chosen}
+    paid = int((result.batch.advantages != 0).any(-1).sum())
+    assert better < paid < len(inputs.lengths)
+    assert dict(calls[2:]) == {CLEAN: paid, PRESERVED: chosen, REMOVED: chosen}
 
 
 def test_savings_change_no_gradient(policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     objective = CPPO(base=BASE, cpl_coef=0.5, tau=1.0)
-    whole = torch.ones_like(inputs.correct)
 
-    def gradients() -> list[Tensor]:
+    def gradients(how: StepSettings) -> list[Tensor]:
         policy.zero_grad(set_to_none=True)
-        how = settings()
         batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
         tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
         (rows,) = mini_batch_rows(inputs, 1)
         step_module.accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
 
-    saved = gradients()
+    saved = gradients(settings())
+    whole = torch.ones_like(inputs.correct)
     monkeypatch.setattr(CPPO, "score_rows", lambda self, view, given: whole)
     monkeypatch.setattr(CPPO, "rows", lambda self, view, batch: whole)
-    computed = gradients()
+    computed = gradients(replace(settings(), skip_idle=False))
     off = sum(float((a - b).double().square().sum()) for a, b in zip(saved, computed, strict=True))
     size = sum(float(b.double().square().sum()) for b in computed)
     assert (off / size) ** 0.5 < 1e-5
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum"])
+@pytest.mark.parametrize("method", [GRPO, GSPO, CISPO, RLOO, VPPO, NoisyRollout])
+def test_completions_without_an_advantage_are_left_out_and_nothing_changes(
+    method: type[Objective], aggregation: str, policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {"base": GRPO(aggregation=aggregation)} if issubclass(method, Extension) else {}
+    objective = method(**base) if base else method(aggregation=aggregation)
+    ran: list[int] = []
+    run = Policy.forward
+
+    def forward(self: Policy, given: Inputs, view: ViewName, **options: object) -> object:
+        ran.append(len(given.lengths))
+        return run(self, given, view, **options)  # type: ignore[arg-type]
+
+    def gradients(skip: bool) -> list[Tensor]:
+        policy.zero_grad(set_to_none=True)
+        how = replace(settings(tokens=WHOLE), skip_idle=skip)
+        batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
+        tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+        (rows,) = mini_batch_rows(inputs, 1)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Policy, "forward", forward)
+            accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
+
+    whole, short = gradients(False), gradients(True)
+    assert ran == [8, 4]
+    size = math.sqrt(sum(float(b.double().square().sum()) for b in whole))
+    off = math.sqrt(sum(float((a - b).double().square().sum()) for a, b in zip(short, whole, strict=True)))
+    assert size > 0 and off / size < 1e-5
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        GRPO(entropy_bonus_coef=0.1),
+        PAPO(),
+        PAPO(kl_prcp_coef=0.0, entropy_coef=0.1),
+        DVRP(),
+        CPPO(select_in="update"),
+    ],
+    ids=["entropy_bonus", "papo", "entropy", "dvrp", "cppo_update"],
+)
+def test_terms_that_take_in_every_completion_leave_none_out(
+    objective: Objective, policy: Policy, inputs: Inputs
+) -> None:
+    batch = prepare(inputs, score(inputs, policy, None, objective, settings()), objective)
+    assert objective.needed(batch).all()
+
+
+def test_a_step_without_any_advantage_runs_nothing_and_moves_as_a_zero_gradient_does(
+    policy: Policy, inputs: Inputs
+) -> None:
+    before = [p.detach().clone() for p in policy.parameters()]
+    equal = replace(inputs, rewards=torch.zeros_like(inputs.rewards))
+    moved = []
+    for skip in (True, False):
+        optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3)
+        train_step(policy, None, optimizer, inputs, BASE, settings())
+        result = train_step(policy, None, optimizer, equal, BASE, replace(settings(), skip_idle=skip))
+        assert result.metrics["loss/surrogate"] == 0.0 and result.updates == 1
+        moved.append([p.detach().clone() for p in policy.parameters()])
+        with torch.no_grad():
+            for parameter, value in zip(policy.parameters(), before, strict=True):
+                parameter.copy_(value)
+    assert all(a.equal(b) for a, b in zip(*moved, strict=True))
+    assert any(not a.equal(b) for a, b in zip(moved[0], before, strict=True))

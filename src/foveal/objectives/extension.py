@@ -172,6 +172,13 @@ class Extension(Objective):
         """Those of the base."""
         return self.base.masks(batch)
 
+    def needed(self, batch: Batch) -> Bool[Tensor, "B"]:
+        """Those that the base needs, and those in a mask of this method's own."""
+        rows, masks = self.base.needed(batch), self.masks(batch)
+        for name in masks.keys() - self.base.masks(batch).keys():
+            rows = rows | masks[name].any(-1)
+        return rows
+
     def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
         """Those of the base."""
         return self.base.terms(batch, now)

@@ -90,7 +90,10 @@ class Surrogate(Objective):
         ratio: Float[Tensor, "B T"],
         advantages: Float[Tensor, "B T"],
     ) -> Float[Tensor, "B T"]:
-        """The surrogate of each token, from its log-probability, the log-ratio and the advantage."""
+        """The surrogate of each token, from its log-probability, the log-ratio and the advantage.
+
+        Exactly 0 where the advantage is 0; a method of yours for which it is not overrides `needed` too.
+        """
         return clipped_surrogate(
             ratio,
             advantages,
@@ -125,6 +128,14 @@ class Surrogate(Objective):
         coefs = {REFERENCE_KL: self.kl_coef, ENTROPY_BONUS: self.entropy_bonus_coef}
         every = {name: batch.inputs.completion_mask for name, coef in coefs.items() if coef > 0}
         return {SURROGATE: batch.selections.get(SURROGATE, batch.inputs.completion_mask), **every}
+
+    def needed(self, batch: Batch) -> Bool[Tensor, "B"]:
+        """All where there is a reference KL or an entropy bonus; else those with an advantage, since the
+        surrogate of the others is 0 and has no gradient."""
+        if self.kl_coef > 0 or self.entropy_bonus_coef > 0:
+            return super().needed(batch)
+        paid = (batch.advantages != 0) & self.masks(batch)[SURROGATE]
+        return paid.any(-1)
 
     def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
         """`surrogate`; `reference_kl` and `entropy_bonus` where their coefficients are above 0."""

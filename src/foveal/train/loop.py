@@ -139,6 +139,7 @@ class Run:
             max_grad_norm=settings.max_grad_norm,
             score_old=settings.old_logprobs == "scored",
             average_over=settings.average_over,
+            skip_idle=settings.skip_idle,
         )
         self.state = State()
         self.order = Order(len(self.problems), seed=config.seed)

@@ -46,6 +46,8 @@ class StepSettings:
     average_over: Literal["mini_batch", "micro_batch"] = "mini_batch"
     """What a term is averaged over; "micro_batch" takes the mean of micro-batch means, as the official codes
     do."""
+    skip_idle: bool = True
+    """Leave out of the update completions that cannot change it: `Objective.needed`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +172,12 @@ def accumulate(
     `rows` are the places of the mini-batch's completions in the step's batch.
     """
     whole = {name: count(mask) for name, mask in objective.masks(mini).items()}
-    parts = micro_batches(mini.inputs, tokens=settings.micro_batch_tokens)
+    for name in whole:
+        tally.losses.setdefault(name, 0.0)
+    needed = None
+    if settings.skip_idle and settings.average_over == "mini_batch":
+        needed = objective.needed(mini).nonzero()[:, 0].cpu()
+    parts = micro_batches(mini.inputs, tokens=settings.micro_batch_tokens, rows=needed)
     for part in parts:
         micro = select(mini, part)
         counts, share = whole, 1.0
