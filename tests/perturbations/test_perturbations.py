@@ -416,5 +416,5 @@ def test_settings_that_cannot_work_are_refused(build, message):
 def test_a_mistake_in_a_held_perturbation_is_named():
     with pytest.raises(ConfigError, match="did you mean 'crop'"):
         Chain(steps=("corp",))
-    with pytest.raises(ConfigError, match="GRPO is not a perturbation"):
+    with pytest.raises(ConfigError, match="grpo:GRPO' is not a class derived from foveal.types.Perturbation"):
         Chain(steps=({"type": "foveal.objectives.grpo:GRPO"},))

@@ -217,7 +217,8 @@ def test_a_worker_imports_neither_torch_nor_the_carriers(target: str) -> None:
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
 from foveal.rewards.grading import Grader
 from foveal.rewards.rules import Boxed
 from foveal.types import Completion, Problem
