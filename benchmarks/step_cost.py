@@ -51,10 +51,12 @@ def main() -> None:
     from foveal.policy import load_policy
     from foveal.rollout.local import LocalEngine
     from foveal.spec import build_component
+    from foveal.train.measure import keep_freed_memory
     from foveal.train.step import StepSettings, train_step
     from foveal.types import Completion, Group, Problem, Sampling
 
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     papo_d = {"type": "papo", "base": {"type": "dapo"}}
     table = papo_d if args.objective == "papo_d" else {"type": args.objective}
     objective = build_component(table, OBJECTIVES, kind="objective")

@@ -1,7 +1,9 @@
 """The loop around a step: which problems are drawn, when sampling is repeated, what is logged."""
 
+import ctypes
 import json
 import math
+import platform
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -15,10 +17,11 @@ from foveal.policy.checkpoint import save_checkpoint
 from foveal.spec import FovealError
 from foveal.train import loop, record, stop
 from foveal.train.draw import Order
-from foveal.train.loop import Run, Silent
-from foveal.train.measure import measure
+from foveal.train.loop import Run
+from foveal.train.measure import MALLOC_OPTIONS, keep_freed_memory, measure
 from foveal.train.record import RunFolder
 from foveal.train.setup import check_problems
+from foveal.train.watcher import Silent
 from foveal.types import Group
 from run_cases import lines, world_config, world_table
 
@@ -158,6 +161,21 @@ def test_prompt_longer_than_the_limit_is_found_before_the_first_step(
     assert told and f"the longest has {longest} tokens" in told[0]
     with pytest.raises(FovealError, match=rf"has {longest} tokens.*max_prompt_tokens = {longest - 1};"):
         check_problems(run.problems, run.policy.processor, limit=longest - 1, message=told.append)
+
+
+def test_freed_memory_is_kept_where_the_allocator_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    asked: dict[int, int] = {}
+
+    class Libc:
+        def mallopt(self, option: int, value: int) -> int:
+            asked[option] = value
+            return int(option != -2)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Libc())
+    assert not keep_freed_memory() and asked.items() <= MALLOC_OPTIONS.items()
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    assert not keep_freed_memory()
 
 
 def test_threads_are_measured_only_where_they_are_not_given() -> None:

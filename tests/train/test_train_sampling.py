@@ -9,8 +9,9 @@ from hypothesis import given, settings
 
 from foveal.objectives.grpo import GRPO
 from foveal.spec import FovealError
-from foveal.train.loop import Run, Silent
+from foveal.train.loop import Run
 from foveal.train.sampling import gather_groups
+from foveal.train.watcher import Silent
 from run_cases import world_config
 
 

@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -32,7 +32,7 @@ from foveal.train.clock import Clock
 from foveal.train.draw import Order, draw_groups
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
-from foveal.train.measure import measure
+from foveal.train.measure import keep_freed_memory, measure
 from foveal.train.paths import with_absolute_paths
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
@@ -41,38 +41,10 @@ from foveal.train.state import State
 from foveal.train.step import StepResult, StepSettings, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
+from foveal.train.watcher import Silent, Watcher
 from foveal.types import Completion, Group, Problem, ViewName
 
 BEST = "best"
-
-
-class Watcher(Protocol):
-    """Told what a run does; the command line draws it."""
-
-    def start(self, config: RunConfig, step: int, folder: Path) -> None:
-        """The run starts after `step` finished steps."""
-        ...
-
-    def message(self, text: str) -> None:
-        """Something a person wants to know."""
-        ...
-
-    def step(self, metrics: Mapping[str, Any]) -> None:
-        """A line of metrics, of a step or a validation."""
-        ...
-
-
-class Silent:
-    """A watcher that says nothing."""
-
-    def start(self, config: RunConfig, step: int, folder: Path) -> None:
-        """Nothing."""
-
-    def message(self, text: str) -> None:
-        """Nothing."""
-
-    def step(self, metrics: Mapping[str, Any]) -> None:
-        """Nothing."""
 
 
 def start(config: RunConfig, out: Path, *, watcher: Watcher | None = None) -> dict[str, Any]:
@@ -148,6 +120,7 @@ class Run:
     @classmethod
     def prepare(cls, config: RunConfig, *, watcher: Watcher, measured: dict[str, Any] | None = None) -> "Run":
         """Load everything and check the data, before anything is written."""
+        keep_freed_memory()
         policy = policy_of(config)
         if config.model.gradient_checkpointing:
             model: Any = policy.model

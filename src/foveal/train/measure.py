@@ -1,6 +1,9 @@
-"""Choices made by a short measurement at start, recorded in the run folder and reused on resume."""
+"""Choices for the machine at start: those that are measured are recorded in the run folder and reused on
+resume."""
 
+import ctypes
 import os
+import sys
 import time
 from typing import Any
 
@@ -31,6 +34,25 @@ def measure(*, threads: int) -> dict[str, Any]:
         "threads_chosen_by": "probe",
         "probe_s": {str(n): round(s, 5) for n, s in seconds.items()},
     }
+
+
+MALLOC_OPTIONS = {-1: 2**31 - 1, -2: 64 << 20, -3: 32 << 20}
+"""Values of glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD (its largest), bytes."""
+
+
+def keep_freed_memory() -> bool:
+    """Let the C allocator keep what a step frees for the next one; whether it was asked to.
+
+    Tensors of up to 32 MiB are otherwise given back and faulted in anew at each use: 5 % of a step of a small
+    model on a CPU. The peak stays the same. Only for glibc on Linux.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return False
+    return all(mallopt(option, value) == 1 for option, value in MALLOC_OPTIONS.items())
 
 
 def _probe() -> float:
