@@ -221,32 +221,36 @@ def tables(found: Runs, chosen: list[Arm]) -> str:
 
 
 def draw(out: Path, found: Runs, file: Path) -> None:
-    """Validation accuracy and kl_prcp of every arm with its first alarm."""
+    """Validation accuracy and kl_prcp of every arm with its first alarm, two arms a row."""
     from matplotlib.figure import Figure
 
-    names = list(found)
-    figure = Figure(figsize=(8.5, 1.6 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), 2, squeeze=False, sharex=True)
-    for row, name in enumerate(names):
-        for seed, run in found[name].items():
+    rows_drawn = -(-len(found) // 2)
+    figure = Figure(figsize=(13, 1.45 * rows_drawn), layout="constrained")
+    axes = figure.subplots(rows_drawn, 4, squeeze=False, sharex=True)
+    for unused in axes.ravel()[2 * len(found) :]:
+        unused.set_axis_off()
+    for place, (name, runs) in enumerate(found.items()):
+        pair = axes.ravel()[2 * place : 2 * place + 2]
+        for seed, run in runs.items():
             lines = rows(out / f"{name}-s{seed}")
-            for column, metric in enumerate(("validation/accuracy", "kl_prcp/mean")):
+            for axis, metric in zip(pair, ("validation/accuracy", "kl_prcp/mean"), strict=True):
                 points = [(x["step"], x[metric]) for x in lines if x.get(metric) is not None]
                 if not points:
                     continue
-                (curve,) = axes[row, column].plot(*zip(*points, strict=True), linewidth=1)
+                (curve,) = axis.plot(*zip(*points, strict=True), linewidth=1)
                 for alarm in run["alarms"][:1]:
-                    tint = curve.get_color()
-                    axes[row, column].axvline(alarm["step"], color=tint, linewidth=1, linestyle="--")
-        axes[row, 0].set_ylim(0, 1)
-        if not axes[row, 1].lines:
-            axes[row, 1].set_axis_off()
-        axes[row, 0].set_title(f"{name}: accuracy", fontsize=8, loc="left")
-        axes[row, 1].set_title("kl_prcp, nats; dashed: the guard's first alarm", fontsize=8, loc="left")
-    for below in axes[-1]:
-        below.set_xlabel("step")
+                    axis.axvline(alarm["step"], color=curve.get_color(), linewidth=1, linestyle="--")
+        pair[0].set_ylim(0, 1)
+        pair[0].set_title(f"{name}: accuracy", fontsize=8, loc="left")
+        if pair[1].lines:
+            pair[1].set_title("kl_prcp, nats", fontsize=8, loc="left")
+        else:
+            pair[1].set_axis_off()
+        for axis in pair:
+            axis.tick_params(labelsize=7, labelbottom=True)
+    figure.supxlabel("step; dashed: the guard's first alarm", fontsize=8)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110)
+    figure.savefig(file, dpi=90)
 
 
 def main() -> None:
