@@ -20,7 +20,7 @@ from foveal.train.draw import Order
 from foveal.train.loop import Run
 from foveal.train.measure import MALLOC_OPTIONS, keep_freed_memory, measure
 from foveal.train.record import RunFolder
-from foveal.train.setup import check_problems
+from foveal.train.setup import check_problems, largest_group
 from foveal.train.watcher import Silent
 from foveal.types import Group
 from run_cases import lines, world_config, world_table
@@ -263,3 +263,21 @@ def test_commit_is_that_of_the_package_and_not_of_the_working_directory(
     subprocess.run(("git", "init", "-q", str(tmp_path)), check=True)
     monkeypatch.setattr(record, "__file__", str(foreign))
     assert record._git() is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        (141, "its group has up to 141 tokens (101 + 4 x 10), which fit one row of the update"),
+        (140, "its group has up to 141 tokens (101 + 4 x 10): 2 rows of the update"),
+        (111, "its group has up to 141 tokens (101 + 4 x 10): 4 rows of the update"),
+        (110, "and one completion of it 111, more than optimizer.micro_batch_tokens = 110"),
+    ],
+)
+def test_the_largest_group_is_told_before_a_run_starts(tokens: int, told: str, tiny_folder: Path) -> None:
+    config = world_config(
+        tiny_folder,
+        sampling={"group_size": 4, "prompts_per_step": 2, "max_new_tokens": 10},
+        optimizer={"micro_batch_tokens": tokens},
+    )
+    assert told in largest_group(101, config)

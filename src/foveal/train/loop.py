@@ -36,7 +36,7 @@ from foveal.train.measure import keep_freed_memory, measure
 from foveal.train.paths import with_absolute_paths
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
-from foveal.train.setup import check_problems, open_problems, policy_of
+from foveal.train.setup import check_problems, largest_group, open_problems, policy_of
 from foveal.train.state import State
 from foveal.train.step import StepResult, StepSettings, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
@@ -130,9 +130,10 @@ class Run:
             policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
         )
         run = cls(config, policy, reference, watcher)
-        check_problems(
+        longest = check_problems(
             run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
         )
+        watcher.message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=run.problems)
         run.measured = measured or measure(threads=config.threads)
         torch.set_num_threads(int(run.measured["threads"]))

@@ -115,6 +115,23 @@ def check_problems(
     return longest
 
 
+def largest_group(longest: int, config: RunConfig) -> str:
+    """What bounds the memory of an update: the tokens of a group of the longest prompt, held against a row's.
+
+    A row of the update has at most `micro_batch_tokens`, but a prompt with one completion is never cut.
+    """
+    group, most = config.sampling.group_size, config.sampling.max_new_tokens
+    whole, limit = longest + group * most, config.optimizer.micro_batch_tokens
+    told = f"its group has up to {whole} tokens ({longest} + {group} x {most})"
+    if longest + most > limit:
+        return (
+            f"{told}, and one completion of it {longest + most}, more than optimizer.micro_batch_tokens = "
+            f"{limit}: rows of the update will be longer than that, and memory grows with them"
+        )
+    rows = -(-group // ((limit - longest) // most))
+    return f"{told}: {rows} rows of the update" if rows > 1 else f"{told}, which fit one row of the update"
+
+
 def _measured(problems: Sequence[Problem], index: int) -> tuple[Problem, list[tuple[int, int]]]:
     """A problem's text and its pictures' sizes, without decoding pictures of a file."""
     if isinstance(problems, FileProblems):
