@@ -64,6 +64,8 @@ class ModelConfig(Config):
     """How the packed row attends; "auto" takes split on a CPU and dense elsewhere."""
     device: str = "auto"
     """Torch device; "auto" takes the first accelerator, else the CPU."""
+    freeze_vision: bool = False
+    """Train the text model alone. The vision tower then runs once a prompt and view in a step."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, about a third more time."""
 

@@ -75,13 +75,10 @@ def pack(inputs: Inputs, rows: Tensor, *, path: AttentionPath) -> PackedRow:
     )
 
 
-def pictures(inputs: Inputs, view: ViewName, prompts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Stacked patches and grids of the prompts' pictures under a view."""
-    vision = inputs.vision[view]
-    pixels = torch.cat([vision.pixels[p] for p in prompts])
-    grids = torch.cat([inputs.prompts[p].grids for p in prompts])
-    device = inputs.completion_ids.device
-    return pixels.to(device), grids.to(device)
+def pictures(inputs: Inputs, view: ViewName, prompts: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+    """Patches and grids of each prompt's pictures under a view."""
+    pixels = inputs.vision[view].pixels
+    return [(pixels[p], inputs.prompts[p].grids) for p in prompts]
 
 
 def micro_batches(inputs: Inputs, *, tokens: int, rows: Tensor | None = None) -> list[Tensor]:

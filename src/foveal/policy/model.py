@@ -1,11 +1,13 @@
 """The policy: a transformers model with its family adapter, whose one forward runs a view of a batch."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
@@ -17,6 +19,9 @@ from foveal.policy.head import log_distributions, token_stats
 from foveal.policy.processing import PROCESSOR_FILES, Processor
 from foveal.spec import FovealError
 from foveal.types import Inputs, TokenStats, ViewName
+
+FEATURE_BYTES = 1 << 30
+"""Features of a frozen vision tower that are kept."""
 
 
 class Policy(nn.Module):
@@ -34,6 +39,7 @@ class Policy(nn.Module):
         self.family = family
         self.processor = processor
         self.attention_path: AttentionPath = path
+        self._seen = WeakTensorKeyDictionary()
 
     @property
     def device(self) -> torch.device:
@@ -75,10 +81,40 @@ class Policy(nn.Module):
         """Hidden states [S, H] of a packed row."""
         embeddings = self.family.embed(self.model, row.token_ids)
         if len(row.image_places):
-            pixels, grids = packing.pictures(inputs, view, row.prompts)
-            features = self.family.features(self.model, pixels, grids).to(embeddings.dtype)
-            embeddings = embeddings.index_copy(0, row.image_places, features)
+            features = self.features(packing.pictures(inputs, view, row.prompts))
+            embeddings = embeddings.index_copy(0, row.image_places, features.to(embeddings.dtype))
         return self.family.hidden(self.model, embeddings, row.position_ids, row.layout)
+
+    def features(self, pictures: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Visual token embeddings [tokens, H] of (patches, grids), a pair a prompt.
+
+        Those of a frozen tower are computed once for as long as the patches are held: sampling, scoring and
+        the update share them, and so do later steps on a problem that is still cached.
+        """
+        if self.vision_is_trained:
+            self._seen.clear()
+            return self._run_tower(pictures)
+        new = [pair for pair in pictures if len(pair[1]) and pair[0] not in self._seen]
+        if new:
+            held = sum(found.nbytes for found in self._seen.values())  # type: ignore[no-untyped-call]
+            if held > FEATURE_BYTES:
+                self._seen.clear()
+                new = [pair for pair in pictures if len(pair[1])]
+            with torch.no_grad():
+                found = self._run_tower(new)
+            sizes = [int(self.family.visual_tokens(grids).sum()) for _, grids in new]
+            for (patches, _), part in zip(new, torch.split(found, sizes), strict=True):
+                self._seen[patches] = part.clone()
+        return torch.cat([self._seen[patches] for patches, grids in pictures if len(grids)])
+
+    def _run_tower(self, pictures: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        patches, grids = (torch.cat(parts).to(self.device) for parts in zip(*pictures, strict=True))
+        return self.family.features(self.model, patches, grids)
+
+    @property
+    def vision_is_trained(self) -> bool:
+        """Whether any weight of the vision tower takes a gradient."""
+        return any(p.requires_grad for p in self.family.vision(self.model).parameters())
 
     def prefill(
         self, encoded: list[Any], *, captured: dict[int, tuple[Tensor, Tensor]]
@@ -95,12 +131,10 @@ class Policy(nn.Module):
             captured=captured,
         )
         embeddings = self.family.embed(self.model, torch.cat([p.token_ids for p in prompts]).to(device))
-        grids = torch.cat([p.grids for p in prompts]).to(device)
-        if len(grids):
-            pixels = torch.cat([item.pixels for item in encoded]).to(device)
-            places = torch.cat([p.image_mask for p in prompts]).nonzero()[:, 0].to(device)
-            features = self.family.features(self.model, pixels, grids).to(embeddings.dtype)
-            embeddings = embeddings.index_copy(0, places, features)
+        places = torch.cat([p.image_mask for p in prompts]).nonzero()[:, 0].to(device)
+        if len(places):
+            features = self.features([(item.pixels, item.prompt.grids) for item in encoded])
+            embeddings = embeddings.index_copy(0, places, features.to(embeddings.dtype))
         positions = torch.cat([p.position_ids for p in prompts], dim=1).to(device)
         states = self.family.hidden(self.model, embeddings, positions, layout)
         ends = torch.tensor(layout.prompt_lengths, device=device).cumsum(0) - 1

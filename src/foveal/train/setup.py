@@ -28,12 +28,15 @@ kept."""
 def policy_of(config: RunConfig) -> Policy:
     """The model of a configuration, on its device."""
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.model.dtype]
-    return load_policy(
+    policy = load_policy(
         resolve_model(config.model.path),
         dtype=dtype,
         attention=config.model.attention,
         device=resolve_device(config.model.device),
     )
+    if config.model.freeze_vision:
+        policy.family.vision(policy.model).requires_grad_(False)
+    return policy
 
 
 def resolve_model(path: str) -> str:

@@ -37,6 +37,10 @@ class Family(Protocol):
         """Position rows [rows, P] of a prompt, and the position of the first token after it."""
         ...
 
+    def vision(self, model: nn.Module) -> nn.Module:
+        """The vision tower, what joins it to the text model included."""
+        ...
+
     def features(self, model: nn.Module, pixels: Tensor, grids: Tensor) -> Tensor:
         """Visual token embeddings [tokens, H] of stacked pictures, in order."""
         ...

@@ -65,6 +65,11 @@ class Qwen25VL:
         rows[:, at:] = torch.arange(position, position + len(token_ids) - at)
         return rows, int(rows.max()) + 1
 
+    def vision(self, model: nn.Module) -> nn.Module:
+        """The tower with its merger."""
+        found: nn.Module = model.model.visual  # type: ignore[union-attr, assignment]
+        return found
+
     def features(self, model: nn.Module, pixels: Tensor, grids: Tensor) -> Tensor:
         """The vision tower and merger on all pictures at once."""
         visual: Any = model.model.visual  # type: ignore[union-attr]
