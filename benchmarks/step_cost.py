@@ -1,22 +1,33 @@
 """What one training step costs, in CPU seconds: sampling, scoring, update. Prints one JSON line.
 
     python benchmarks/step_cost.py --checkpoint DIR --visual-tokens 16 --response 64 --objective grpo
+    python benchmarks/step_cost.py --checkpoint DIR --response 8..256 --objective cppo --gated 0.125 --flops
 
-Every completion has exactly `--response` tokens (the end token is banned until then), AdamW at a constant
-1e-4, no reference policy. `compare.py` alternates this with another trainer's command on the same checkpoint.
+Every completion has exactly `--response` tokens, or a length drawn uniformly from LOW..HIGH by the seed;
+AdamW at a constant 1e-4, no reference policy. Seconds and counts are medians over the steps after the
+warm-up. With `--flops` one more step is run under a counter, outside the medians. `compare.py` alternates
+this with another trainer's command on the same checkpoint; docs/performance.md says what each field is.
 """
 
 import argparse
 import json
-import math
-import os
 import resource
 import statistics
 import time
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import flops
+import meters
+import workload
+
+PHASES = ("sample", "reward", "collate", "score", "update", "backward", "optimizer", "other")
 
 
-def arguments() -> argparse.Namespace:
+def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -24,120 +35,209 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--visual-tokens", type=int, default=16, help="of each prompt's one picture; a square number"
     )
-    parser.add_argument("--response", type=int, default=64, help="tokens of each completion")
+    parser.add_argument("--response", default="64", help="tokens of each completion, or LOW..HIGH")
     parser.add_argument("--prompts", type=int, default=4)
     parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--objective", choices=("grpo", "papo", "papo_d", "cppo"), default="grpo")
+    parser.add_argument("--objective", choices=workload.OBJECTIVES, default="grpo")
+    parser.add_argument(
+        "--gated", type=float, help="share of completions with a positive advantage; 1 turns CPPO's gate off"
+    )
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=1, help="steps left out of the medians")
+    parser.add_argument("--micro-batch-tokens", type=int, default=1 << 20)
+    parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument("--flops", action="store_true", help="count FLOPs in one more step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="also append the line to this file")
-    found = parser.parse_args()
-    found.side = math.isqrt(found.visual_tokens)
-    if found.side**2 != found.visual_tokens:
-        parser.error("--visual-tokens must be a square number")
+    found = parser.parse_args(words)
+    if not 0 <= found.warmup < found.steps:
+        parser.error(f"--warmup is {found.warmup}; expected fewer than --steps, {found.steps}")
+    workload.resolve(found, parser, shares=() if found.gated is None else (found.gated,))
     return found
 
 
-def main() -> None:
-    args = arguments()
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step did and cost."""
+
+    seconds: float
+    wall: float
+    counted: Counter[str]
+    tokens: int
+    prompt_tokens: int
+    trained: float
+    """Share of completions that the update ran."""
+    gated: float | None
+    """Share of completions that CPPO ran under its perturbed views."""
+    floor: dict[str, int]
+    """FLOPs that each phase needs."""
+
+
+class Bench:
+    """A policy, its sampler and an objective, ready to step."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        import torch
+
+        from foveal.rollout.local import LocalEngine
+        from foveal.train.step import StepSettings
+        from foveal.types import Sampling
+
+        self.args = args
+        self.objective = workload.objective(args.objective, gated=args.gated)
+        self.perturbations = workload.perturbations()
+        self.policy = workload.load(args.checkpoint)
+        if args.checkpointing:
+            model: Any = self.policy.model
+            newer = getattr(model, "activation_checkpointing_enable", None)
+            (newer or model.gradient_checkpointing_enable)()
+        self.widths = flops.Widths.of(self.policy.model.config)
+        self.engine = LocalEngine(self.policy)
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-4)
+        self.settings = StepSettings(temperature=1.0, micro_batch_tokens=args.micro_batch_tokens)
+        # An end token is banned until after the last one, so that only the set length ends a completion.
+        longest = args.limits[1]
+        self.sampling = Sampling(
+            group_size=args.group, max_new_tokens=longest, min_new_tokens=longest + 1, temperature=1.0
+        )
+        self.phases = meters.Phases()
+
+    def step(self, number: int, *, count_flops: bool = False) -> Step:
+        args = self.args
+        problems = [
+            workload.problem(number * args.prompts + i, args.side, args.seed) for i in range(args.prompts)
+        ]
+        wanted = workload.lengths(args.limits, rows=args.prompts * args.group, seed=args.seed, step=number)
+        self.phases.take()
+        self.phases.flops = flops.counter() if count_flops else None
+        seconds, wall = time.process_time(), time.perf_counter()
+        with self.phases.flops or nullcontext():
+            inputs, batch = self._run(problems, wanted, number)
+        cost = time.process_time() - seconds, time.perf_counter() - wall
+        if inputs.lengths.tolist() != wanted:
+            raise SystemExit(f"completions of {inputs.lengths.tolist()} tokens; expected {wanted}")
+        gated = self.objective.rows("removed", batch) if args.objective == "cppo" else None
+        return Step(
+            seconds=cost[0],
+            wall=cost[1],
+            counted=self.phases.take(),
+            tokens=sum(wanted),
+            prompt_tokens=max(len(prompt.token_ids) for prompt in inputs.prompts),
+            trained=float(self.objective.needed(batch).float().mean()),
+            gated=None if gated is None else float(gated.float().mean()),
+            floor=self._floor(inputs, gated),
+        )
+
+    def _run(self, problems: list[Any], wanted: list[int], number: int) -> tuple[Any, Any]:
+        from foveal.data.collate import collate
+        from foveal.train.step import train_step
+
+        phases, key = self.phases, (self.args.seed, number)
+        with phases.phase("other"):
+            with phases.phase("sample"), workload.ending_after(wanted):
+                drawn = self.engine.generate(problems, sampling=self.sampling, key=key)
+            with phases.phase("reward"):
+                groups = [
+                    workload.grade(of, found, gated=self.args.gated)
+                    for of, found in zip(problems, drawn, strict=True)
+                ]
+            with phases.phase("collate"):
+                inputs = collate(
+                    groups,
+                    processor=self.policy.processor,
+                    views=self.objective.views,
+                    perturbations=self.perturbations,
+                    key=key,
+                )
+            result = train_step(self.policy, None, self.optimizer, inputs, self.objective, self.settings)
+        return inputs, result.batch
+
+    def _floor(self, inputs: Any, gated: Any) -> dict[str, int]:  # noqa: ANN401
+        """FLOPs that each phase needs: GRPO's, and the passes that looking costs."""
+        groups = flops.group_shapes(inputs)
+        scored, trained = [], [groups]
+        if self.args.objective in ("papo", "papo_d"):
+            scored = [groups]
+        if gated is not None:
+            chosen = flops.group_shapes(inputs, gated)
+            scored, trained = [chosen], [groups, chosen, chosen]
+        forward = sum(flops.no_gradient_pass(self.widths, part) for part in trained)
+        return {
+            "sample": flops.sampling(self.widths, groups),
+            "score": sum(flops.no_gradient_pass(self.widths, part) for part in scored),
+            "update": forward,
+            "backward": sum(flops.gradient_pass(self.widths, part) for part in trained) - forward,
+        }
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """All steps of a run, and the line that is printed."""
     import torch
+    import transformers
 
-    from foveal.data.collate import collate
-    from foveal.objectives import REGISTRY as OBJECTIVES
-    from foveal.perturbations import REGISTRY as PERTURBATIONS
-    from foveal.policy import load_policy
-    from foveal.rollout.local import LocalEngine
-    from foveal.spec import build_component
-    from foveal.train.measure import keep_freed_memory
-    from foveal.train.step import StepSettings, train_step
-    from foveal.types import Completion, Group, Problem, Sampling
-
-    torch.set_num_threads(args.threads)
-    keep_freed_memory()
-    papo_d = {"type": "papo", "base": {"type": "dapo"}}
-    table = papo_d if args.objective == "papo_d" else {"type": args.objective}
-    objective = build_component(table, OBJECTIVES, kind="objective")
-    perturbations = {
-        "removed": build_component({"type": "patch_mask"}, PERTURBATIONS, kind="perturbation"),
-        "preserved": build_component({"type": "colour"}, PERTURBATIONS, kind="perturbation"),
-    }
-    policy = load_policy(args.checkpoint)
-    engine = LocalEngine(policy)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-4)
-    settings = StepSettings(temperature=1.0, micro_batch_tokens=1 << 20)
-    sampling = Sampling(group_size=args.group, max_new_tokens=args.response, min_new_tokens=args.response + 1)
-
-    def grade(problem: Problem, completions: tuple[Completion, ...]) -> Group:
-        rewards = tuple(sum(c.isdigit() for c in x.text) / max(1, len(x.text)) for x in completions)
-        correct = tuple(problem.answer in x.text for x in completions)
-        return Group(problem=problem, completions=completions, rewards=rewards, correct=correct)
-
-    steps: list[dict[str, float]] = []
-    for step in range(args.steps):
-        problems = [_problem(step * args.prompts + i, args.side * 28, args.seed) for i in range(args.prompts)]
-        clock = [time.process_time()]
-        wall = time.perf_counter()
-        completions = engine.generate(problems, sampling=sampling, key=(args.seed, step))
-        clock.append(time.process_time())
-        groups = [grade(p, c) for p, c in zip(problems, completions, strict=True)]
-        inputs = collate(
-            groups,
-            processor=policy.processor,
-            views=objective.views,
-            perturbations=perturbations,
-            key=(args.seed, step),
-        )
-        clock.append(time.process_time())
-        train_step(policy, None, optimizer, inputs, objective, settings)
-        clock.append(time.process_time())
-        assert all(len(c.token_ids) == args.response for g in groups for c in g.completions)
-        steps.append(
-            {
-                "sample": clock[1] - clock[0],
-                "collate": clock[2] - clock[1],
-                "update": clock[3] - clock[2],
-                "cpu": clock[3] - clock[0],
-                "wall": time.perf_counter() - wall,
-            }
-        )
-    kept = steps[args.warmup :]
-    median = {name: statistics.median(s[name] for s in kept) for name in kept[0]}
-    tokens = args.prompts * args.group * args.response
-    line = {
+    bench = Bench(args)
+    with meters.watching(bench.policy, bench.phases):
+        kept = [bench.step(number) for number in range(args.steps)][args.warmup :]
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        counted = bench.step(args.steps, count_flops=True) if args.flops else None
+    seconds, wall = statistics.median(s.seconds for s in kept), statistics.median(s.wall for s in kept)
+    tokens = statistics.mean(s.tokens for s in kept)
+    last = counted or kept[-1]
+    total = sum(last.counted[f"flops/{name}"] for name in PHASES) if counted else None
+    needed = sum(last.floor.values())
+    return {
         "trainer": "foveal",
-        "objective": args.objective,
-        "checkpoint": str(Path(args.checkpoint)),
-        "visual_tokens": args.visual_tokens,
-        "response": args.response,
-        "prompts": args.prompts,
-        "group": args.group,
-        "threads": args.threads,
-        "steps": args.steps,
-        "cpu_seconds_per_step": round(median["cpu"], 4),
-        "seconds_per_step": round(median["wall"], 4),
-        "phases": {name: round(median[name], 4) for name in ("sample", "collate", "update")},
-        "tokens_per_cpu_s": round(tokens / median["cpu"], 1),
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        **{
+            name: getattr(args, name)
+            for name in (
+                "objective",
+                "checkpoint",
+                "visual_tokens",
+                "response",
+                "prompts",
+                "group",
+                "threads",
+                "steps",
+                "checkpointing",
+                "micro_batch_tokens",
+            )
+        },
+        "prompt_tokens": last.prompt_tokens,
+        "mean_length": round(tokens / (args.prompts * args.group), 2),
+        "cpu_seconds_per_step": round(seconds, 4),
+        "seconds_per_step": round(wall, 4),
+        "tokens_per_cpu_s": round(tokens / seconds, 1),
+        "peak_rss_mib": round(peak, 1),
+        "phases": {name: round(_median(kept, f"s/{name}"), 4) for name in PHASES},
+        "counts": {
+            key: round(_median(kept, key))
+            for key in sorted({key for s in kept for key in s.counted})
+            if key.startswith(("images/", "lm_positions/"))
+        },
+        "trained_share": round(statistics.mean(s.trained for s in kept), 4),
+        "gated_share": None if last.gated is None else round(statistics.mean(s.gated for s in kept), 4),
+        "flops": total,
+        "floor_flops": needed,
+        "flops_over_floor": round(total / needed, 4) if total else None,
+        "flops_phases": {n: last.counted[f"flops/{n}"] for n in PHASES} if counted else None,
+        "floor_phases": last.floor,
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
     }
-    print(json.dumps(line))
+
+
+def _median(steps: list[Step], key: str) -> float:
+    return statistics.median(step.counted[key] for step in steps)
+
+
+def main(words: list[str] | None = None) -> None:
+    args = arguments(words)
+    workload.settle(args.threads)
+    line = json.dumps(measure(args))
+    print(line)
     if args.json:
-        with open(args.json, "a") as file:
-            file.write(json.dumps(line) + "\n")
-
-
-def _problem(index: int, side: int, seed: int) -> "object":
-    """A question about a picture of noise: what is drawn does not change the cost."""
-    import numpy as np
-    from PIL import Image
-
-    from foveal.types import Problem
-
-    pixels = np.random.default_rng((seed, index)).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    question = "<image>How many red circles are in the picture? Answer with one number."
-    return Problem(id=str(index), question=question, images=(Image.fromarray(pixels),), answer="3")
+        with Path(args.json).open("a") as file:
+            file.write(line + "\n")
 
 
 if __name__ == "__main__":
