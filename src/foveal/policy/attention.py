@@ -6,9 +6,10 @@ queries, keys and values to the layout of the row; without a layout it is the or
 attention, so that `generate` works.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Protocol, cast
 
 import torch
@@ -25,6 +26,9 @@ WINDOWS = "foveal_flash_windows"
 """Name of the vision tower's attention; "flash" makes transformers hand over all windows in one call."""
 
 AttentionPath = Literal["split", "dense"]
+
+SLACK = 1.125
+"""Segments whose lengths differ by at most this factor are padded to one length and run in one call."""
 
 
 class Layout(Protocol):
@@ -135,18 +139,19 @@ class PackedLayout:
         return sum(self.prompt_lengths)
 
     @cached_property
-    def prompt_rows(self) -> "Ragged":
-        """The prompts within the row."""
-        return Ragged.of(self.prompt_lengths, offset=0, device=self.device)
+    def prompt_parts(self) -> "list[Ragged]":
+        """The prompts within the row, those of about one length together."""
+        return _side_by_side(self.prompt_lengths, offset=0, device=self.device)
 
     @cached_property
-    def completion_rows(self) -> "Ragged":
-        """The completions within the row."""
-        return Ragged.of(self.completion_lengths, offset=self.prompt_size, device=self.device)
+    def completion_parts(self) -> "list[Ragged]":
+        """The completions within the row, those of about one length together."""
+        return _side_by_side(self.completion_lengths, offset=self.prompt_size, device=self.device)
 
     @cached_property
-    def buckets(self) -> "list[tuple[Ragged, Ragged]]":
-        """(completion tokens, prompts) of groups with prompts of one length; each non-empty group once."""
+    def group_parts(self) -> "list[tuple[Ragged, Ragged]]":
+        """(completion tokens, prompts) of groups with prompts of one length and about as many tokens; each
+        non-empty group once."""
         tokens = [0] * len(self.prompt_lengths)
         for prompt, length in zip(self.completion_prompts, self.completion_lengths, strict=True):
             tokens[prompt] += length
@@ -163,7 +168,8 @@ class PackedLayout:
                 Ragged.at([starts[i] for i in members], [tokens[i] for i in members], device=self.device),
                 Ragged.at([prompt_starts[i] for i in members], [length] * len(members), device=self.device),
             )
-            for length, members in found.items()
+            for length, owners in found.items()
+            for members in _alike(owners, tokens)
         ]
 
     @cached_property
@@ -193,6 +199,29 @@ class PackedLayout:
         return output
 
 
+def _alike(members: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """The members in parts whose longest is at most `SLACK` times their shortest, each in order: padding is
+    multiplied too."""
+    parts: list[list[int]] = []
+    shortest = 0
+    for member in sorted(members, key=lambda m: lengths[m]):
+        if not parts or lengths[member] > SLACK * shortest:
+            parts.append([])
+            shortest = lengths[member]
+        parts[-1].append(member)
+    return [sorted(part) for part in parts]
+
+
+def _side_by_side(lengths: Sequence[int], *, offset: int, device: torch.device) -> "list[Ragged]":
+    """Adjacent segments from `offset`, in parts of about one length; empty ones are left out."""
+    starts = [offset, *(offset + end for end in accumulate(lengths))]
+    whole = [index for index, length in enumerate(lengths) if length]
+    return [
+        Ragged.at([starts[i] for i in part], [lengths[i] for i in part], device=device)
+        for part in _alike(whole, lengths)
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
     """Segments of the row as a padded [n, longest] index; padding points at the segment's first token."""
@@ -203,17 +232,6 @@ class Ragged:
     """All segments have one length: nothing is padded."""
     start: int | None
     """First token of even segments that lie side by side: they are a view of the row, nothing is copied."""
-
-    @staticmethod
-    def of(lengths: tuple[int, ...], *, offset: int, device: torch.device) -> "Ragged":
-        """Adjacent segments from `offset`; empty ones are left out."""
-        starts, kept, at = [], [], offset
-        for length in lengths:
-            if length:
-                starts.append(at)
-                kept.append(length)
-            at += length
-        return Ragged.at(starts, kept, device=device)
 
     @staticmethod
     def at(starts: list[int], lengths: list[int], *, device: torch.device) -> "Ragged":
@@ -288,17 +306,14 @@ class _SplitAttention(torch.autograd.Function):
         total = query.new_zeros(
             (*query.shape[:3], 1), dtype=torch.float64 if query.dtype == torch.float64 else torch.float32
         )
-        prompts = layout.prompt_rows
-        part, lse = _flash(*(prompts.gather(x) for x in (query, key, value)), 0.0, True, scale=scale)
-        prompts.add_to(output, part)
-        prompts.add_to(total, lse[..., None])
-        own, size = layout.completion_rows, layout.prompt_size
-        if own.index.numel():
-            part, lse = _flash(*(own.gather(x) for x in (query, key, value)), 0.0, True, scale=scale)
-            own.add_to(output, part)
-            own.add_to(total, lse[..., None])
+        size = layout.prompt_size
+        for rows in (*layout.prompt_parts, *layout.completion_parts):
+            part, lse = _flash(*(rows.gather(x) for x in (query, key, value)), 0.0, True, scale=scale)
+            rows.add_to(output, part)
+            rows.add_to(total, lse[..., None])
+        if layout.completion_parts:
             prefix, prefix_lse = torch.zeros_like(output), torch.zeros_like(total)
-            for rows, keys in layout.buckets:
+            for rows, keys in layout.group_parts:
                 part, lse = _flash(
                     rows.gather(query), keys.gather(key), keys.gather(value), 0.0, False, scale=scale
                 )
@@ -320,10 +335,8 @@ class _SplitAttention(torch.autograd.Function):
         query, key, value, output, total = ctx.saved_tensors  # type: ignore[attr-defined]
         layout, scale = ctx.layout, ctx.scale  # type: ignore[attr-defined]
         grads = [torch.zeros_like(x) for x in (query, key, value)]
-        parts = [(layout.prompt_rows, layout.prompt_rows, True)]
-        if layout.completion_rows.index.numel():
-            parts.append((layout.completion_rows, layout.completion_rows, True))
-            parts += [(rows, keys, False) for rows, keys in layout.buckets]
+        parts = [(rows, rows, True) for rows in (*layout.prompt_parts, *layout.completion_parts)]
+        parts += [(rows, keys, False) for rows, keys in layout.group_parts]
         for rows, keys, causal in parts:
             # A padded query has probability e^{qk - inf} = 0 everywhere: with a log-sum-exp that is not its
             # own the exponential can overflow, and infinity times its zero gradient is not a number.

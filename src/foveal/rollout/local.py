@@ -18,7 +18,7 @@ PREFILL_TOKENS = 16384
 """Prompt tokens of one packed prefill, visual ones counted: dense attention over a row needs memory with its
 square."""
 
-COMPACT_SHARE = 0.75
+COMPACT_SHARE = 0.9
 """Finished completions leave the batch once what must stay is at most this share of it. It stays a rectangle:
 groups with a running completion, by as many completions as run in the fullest of them."""
 
