@@ -60,8 +60,9 @@ class ModelConfig(Config):
     """Hugging Face folder or hub id; "tiny" is the checkpoint that ships with the package."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights. Pure bfloat16 weights hardly move at the papers' learning rate."""
-    attention: Literal["auto", "split", "dense"] = "auto"
-    """How the packed row attends; "auto" takes split on a CPU and dense elsewhere."""
+    attention: Literal["auto", "split", "flash", "tiled", "dense"] = "auto"
+    """How the packed row attends; "auto" takes split on a CPU, on CUDA flash in bfloat16 and tiled in
+    float32, and dense elsewhere."""
     device: str = "auto"
     """Torch device; "auto" takes the first accelerator, else the CPU."""
     freeze_vision: bool = False

@@ -29,7 +29,7 @@ from policy_cases import (
     weights,
 )
 
-PATHS = ("split", "dense")
+PATHS = ("split", "tiled", "dense")
 
 
 @pytest.fixture(scope="module")

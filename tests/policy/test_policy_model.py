@@ -115,8 +115,8 @@ def test_a_folder_without_weights_is_refused(tiny_folder: Path, tmp_path: Path) 
 
 
 def test_an_unknown_attention_is_refused(tiny_folder: Path) -> None:
-    with pytest.raises(FovealError, match="attention = 'flash'; expected 'auto', 'split' or 'dense'"):
-        load_policy(str(tiny_folder), attention="flash")
+    with pytest.raises(FovealError, match="attention = 'quick'; expected 'auto', 'split', 'flash'"):
+        load_policy(str(tiny_folder), attention="quick")
 
 
 def test_a_loaded_policy_is_in_training_mode_and_splits_attention_on_a_cpu(policy: Policy) -> None:

@@ -64,7 +64,7 @@ def test_recorded_log_probs_equal_those_of_the_forward(
     found = draw(policy, temperature=temperature, top_p=top_p)
     inputs = collated(policy, ALL, found)
     assert int(inputs.completion_mask.sum()) > 100
-    for path in ("split", "dense"):
+    for path in ("split", "tiled", "dense"):
         policy.attention_path = path
         logprobs = policy(inputs, CLEAN, temperature=temperature).logprobs
         assert ((logprobs - inputs.sampled_logprobs) * inputs.completion_mask).abs().max() <= 5e-6
@@ -277,7 +277,7 @@ def test_no_problem_gives_no_completion(policy: Policy) -> None:
     assert draw(policy, []) == []
 
 
-@pytest.mark.parametrize("path", ["split", "dense"])
+@pytest.mark.parametrize("path", ["split", "tiled", "dense"])
 @pytest.mark.parametrize("limit", [1, 150])
 def test_prefill_in_parts_gives_the_completions_of_one_part(
     policy: Policy, limit: int, path: str, monkeypatch: pytest.MonkeyPatch

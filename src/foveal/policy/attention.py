@@ -19,13 +19,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from foveal.policy import segments
+from foveal.policy.segments import Flash, RowParts, Tiled
+
 SHARED = "foveal_shared"
 """Name under which the text model's attention is registered."""
 
 WINDOWS = "foveal_flash_windows"
 """Name of the vision tower's attention; "flash" makes transformers hand over all windows in one call."""
 
-AttentionPath = Literal["split", "dense"]
+AttentionPath = Literal["split", "flash", "tiled", "dense"]
 
 SLACK = 1.125
 """Segments whose lengths differ by at most this factor are padded to one length and run in one call."""
@@ -108,12 +111,14 @@ AttentionInterface.register(WINDOWS, window_attention)
 
 @dataclass(frozen=True, kw_only=True)
 class PackedLayout:
-    """The row `[p1 .. pn][c1 .. cB]` and its attention, computed by one of two exact ways.
+    """The row `[p1 .. pn][c1 .. cB]` and its attention, computed by one of four exact ways.
 
-    `split`: prompt-causal, completion-to-own-prompt and completion-causal parts by flash kernels, merged by
-    log-sum-exp: no mask, no pair of tokens that cannot see each other is multiplied, prompt keys are never
-    copied for a completion.
-    `dense`: one masked call, for devices without those kernels and as the reference of the tests.
+    `split`: prompt-causal, completion-to-own-prompt and completion-causal parts by the CPU's flash kernels,
+    merged by log-sum-exp: no mask, no pair of tokens that cannot see each other is multiplied, prompt keys
+    are never copied for a completion.
+    `flash`, `tiled`: the same parts as ragged segments, by CUDA's flash kernels in 16-bit numbers or in plain
+    torch (`foveal.policy.segments`).
+    `dense`: one masked call, which needs memory with the square of the row: the reference of the tests.
 
     `completion_lengths` are the tokens that are fed (the last token of a completion predicts nothing),
     grouped by prompt: `completion_prompts` must not decrease.
@@ -173,6 +178,13 @@ class PackedLayout:
         ]
 
     @cached_property
+    def parts(self) -> RowParts:
+        """The row as two ragged calls."""
+        return RowParts.of(
+            self.prompt_lengths, self.completion_lengths, self.completion_prompts, device=self.device
+        )
+
+    @cached_property
     def dense_mask(self) -> Tensor:
         """Bool [1, 1, S, S], True where a token may look."""
         n = len(self.prompt_lengths)
@@ -190,13 +202,17 @@ class PackedLayout:
         if self.captured is not None:
             size = self.prompt_size
             self.captured[layer] = (key[:, :, :size].detach(), value[:, :, :size].detach())
+        if self.path in ("flash", "tiled"):
+            kernel = Flash() if self.path == "flash" else Tiled()
+            query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+            output = segments.attend(query, key, value, self.parts, scale, kernel=kernel)
+            return output.transpose(0, 1)[None]
         repeat = query.shape[1] // key.shape[1]
         if repeat > 1:
             key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
         if self.path == "dense":
             return F.scaled_dot_product_attention(query, key, value, attn_mask=self.dense_mask, scale=scale)
-        output: Tensor = _SplitAttention.apply(query, key, value, self, scale)  # type: ignore[no-untyped-call]
-        return output
+        return cast(Tensor, _SplitAttention.apply(query, key, value, self, scale))  # type: ignore[no-untyped-call]
 
 
 def _alike(members: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:

@@ -16,6 +16,7 @@ from foveal.policy.attention import AttentionPath, PackedLayout
 from foveal.policy.families import Family, family_of
 from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
+from foveal.policy.paths import attention_path, require_path_name
 from foveal.policy.processing import PROCESSOR_FILES, Processor
 from foveal.spec import FovealError
 from foveal.types import Inputs, TokenStats, ViewName
@@ -166,13 +167,11 @@ def load_policy(
 ) -> Policy:
     """Load a model folder or hub id with its family adapter.
 
-    `attention`: "split", "dense", or "auto" (split on a CPU, dense elsewhere).
-    Raises: FovealError, when there is no such model, its weights are not whole, or it has no adapter.
+    `attention`: "auto" or a path that `attention_path` takes.
+    Raises: FovealError, when there is no such model, its weights are not whole, it has no adapter, or the
+    attention does not fit the device.
     """
-    if attention not in ("auto", "split", "dense"):
-        raise FovealError(
-            f"attention = {attention!r}; expected 'auto', 'split' or 'dense'; change [model] attention"
-        )
+    require_path_name(attention)
     folder = local_folder(path, setting="--model or [model] path")
     # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -199,8 +198,8 @@ def load_policy(
     family.adapt(model)
     device = torch.device(device)
     model.to(device)
-    chosen: AttentionPath = "split" if device.type == "cpu" else "dense"
-    if attention != "auto":
-        chosen = attention  # type: ignore[assignment]
+    text = config.get_text_config()
+    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    chosen = attention_path(attention, device=device, dtype=dtype, head_width=width)
     model.train()
     return Policy(model, family, Processor(folder, family), path=chosen)
