@@ -135,7 +135,7 @@ class Run:
         )
         watcher.message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=run.problems)
-        run.measured = measured or measure(threads=config.threads)
+        run.measured = measured or measure(threads=config.threads) | {"attention": policy.attention_path}
         torch.set_num_threads(int(run.measured["threads"]))
         run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
         return run
