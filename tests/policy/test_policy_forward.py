@@ -168,6 +168,25 @@ def test_head_in_small_chunks_equals_plain_forward(policy: Policy, monkeypatch: 
         assert close(shared(policy, inputs, temperature=1.3), wanted)
 
 
+def test_a_16_bit_heads_gradient_is_no_worse_in_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sixteen bits have eight for the number: summed in them, what a chunk adds is lost in the sum."""
+    rng = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(2048, 32, generator=rng), torch.randn(97, 32, generator=rng) / 6
+    targets = torch.randint(97, (2048,), generator=rng)
+
+    def gradient(dtype: torch.dtype, rows: int) -> torch.Tensor:
+        monkeypatch.setattr(head, "CHUNK_ELEMENTS", rows * 97)
+        leaf = weight.to(dtype).requires_grad_()
+        logprobs, entropy = head.token_stats(hidden.to(dtype), leaf, None, targets, temperature=1.0)
+        (logprobs.sum() + entropy.sum()).backward()
+        assert leaf.grad is not None and leaf.grad.dtype == dtype
+        return leaf.grad.double()
+
+    exact = gradient(torch.float64, 2048)
+    whole, cut = (float((gradient(torch.bfloat16, rows) - exact).norm() / exact.norm()) for rows in (2048, 8))
+    assert 0 < cut < 1.1 * whole < 0.02
+
+
 @pytest.mark.parametrize("chunk", [1 << 24, 2000])
 def test_tied_head_equals_plain_forward(
     tied_folder: Path, chunk: int, monkeypatch: pytest.MonkeyPatch

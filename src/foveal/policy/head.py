@@ -8,6 +8,9 @@ CHUNK_ELEMENTS = 1 << 24
 """Logits held at once (64 MiB in float32); a smaller problem keeps its probabilities for the backward,
 instead of making them again."""
 
+DEVICE_CHUNK_ELEMENTS = 1 << 28
+"""The same off the CPU (1 GiB): at 150k words small chunks would be products of a hundred rows."""
+
 
 def token_stats(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, temperature: float
@@ -42,7 +45,8 @@ class _TokenStats(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets, scale):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         rows, words = hidden.shape[0], weight.shape[0]
-        step = max(1, CHUNK_ELEMENTS // words)
+        held = CHUNK_ELEMENTS if hidden.device.type == "cpu" else DEVICE_CHUNK_ELEMENTS
+        step = max(1, held // words)
         keep = rows <= step and (hidden.requires_grad or weight.requires_grad)
         kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs = torch.empty(rows, dtype=kind, device=hidden.device)
@@ -63,7 +67,11 @@ class _TokenStats(torch.autograd.Function):
     def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         hidden, weight, bias, targets, entropy, kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        # Sums over chunks in 16 bits would lose what each adds.
+        wide = weight.dtype.itemsize == 2 and hidden.shape[0] > ctx.step
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight, dtype=torch.float32 if wide else None)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[2] else None
         for start in range(0, hidden.shape[0], ctx.step):
             part = slice(start, start + ctx.step)
@@ -81,8 +89,12 @@ class _TokenStats(torch.autograd.Function):
                 slope.scatter_add_(-1, targets[part, None], -grad_logprobs[part, None])
             slope = slope.mul_(-ctx.scale).to(hidden.dtype)
             grad_hidden[part] = slope @ weight
-            if grad_weight is not None:
+            if grad_weight is not None and wide:
+                grad_weight += slope.t() @ hidden[part]
+            elif grad_weight is not None:
                 grad_weight.addmm_(slope.t(), hidden[part])
             if grad_bias is not None:
                 grad_bias += slope.sum(0)
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(weight.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None
