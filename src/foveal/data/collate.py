@@ -11,10 +11,12 @@ from foveal.data.segments import breakdown_values, segment_masks
 from foveal.data.views import view_pixels
 from foveal.keys import Key
 from foveal.policy.processing import Processor
+from foveal.ranges import COLLATE, spanned
 from foveal.spec import FovealError
 from foveal.types import CLEAN, Completion, Group, Inputs, Perturbation, Problem, ViewName, VisionInputs
 
 
+@spanned(COLLATE)
 def collate(
     groups: Sequence[Group],
     *,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveal.keys import Key, generator
 from foveal.policy.processing import Processor
+from foveal.ranges import PICTURES, spanned
 from foveal.saliency import saliency_model
 from foveal.spec import FovealError
 from foveal.types import Perturbation, PerturbationContext, Problem, ViewName
@@ -67,6 +68,7 @@ def view_pixels(
     )
 
 
+@spanned(PICTURES)
 def view_images(
     problem: Problem,
     perturbation: Perturbation,

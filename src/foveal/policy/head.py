@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from foveal.ranges import HEAD, spanned
+
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once (64 MiB in float32); a smaller problem keeps its probabilities for the backward,
 instead of making them again."""
@@ -12,6 +14,7 @@ DEVICE_CHUNK_ELEMENTS = 1 << 28
 """The same off the CPU (1 GiB): at 150k words small chunks would be products of a hundred rows."""
 
 
+@spanned(HEAD)
 def token_stats(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, temperature: float
 ) -> tuple[Tensor, Tensor]:
@@ -26,6 +29,7 @@ def token_stats(
     return logprobs, entropy
 
 
+@spanned(HEAD)
 def log_distributions(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, temperature: float) -> Tensor:
     """Full log-distributions [n, V] of a few tokens, with ordinary autograd."""
     return _log_p(hidden, weight, bias, 1.0 / temperature)
@@ -64,6 +68,7 @@ class _TokenStats(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
+    @spanned(HEAD)
     def backward(ctx, grad_logprobs, grad_entropy):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         hidden, weight, bias, targets, entropy, kept = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)

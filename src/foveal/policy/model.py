@@ -18,6 +18,7 @@ from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
 from foveal.policy.paths import attention_path, require_path_name
 from foveal.policy.processing import PROCESSOR_FILES, Processor
+from foveal.ranges import TEXT, VISION, mark_backward, span
 from foveal.spec import FovealError
 from foveal.types import Inputs, TokenStats, ViewName
 
@@ -84,7 +85,13 @@ class Policy(nn.Module):
         if len(row.image_places):
             features = self.features(packing.pictures(inputs, view, row.prompts))
             embeddings = embeddings.index_copy(0, row.image_places, features.to(embeddings.dtype))
-        return self.family.hidden(self.model, embeddings, row.position_ids, row.layout)
+        return self._hidden(embeddings, row.position_ids, row.layout)
+
+    def _hidden(self, embeddings: Tensor, positions: Tensor, layout: PackedLayout) -> Tensor:
+        with span(TEXT):
+            states = self.family.hidden(self.model, embeddings, positions, layout)
+        mark_backward(states, TEXT)
+        return states
 
     def features(self, pictures: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Visual token embeddings [tokens, H] of (patches, grids), a pair a prompt.
@@ -110,7 +117,10 @@ class Policy(nn.Module):
 
     def _run_tower(self, pictures: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         patches, grids = (torch.cat(parts).to(self.device) for parts in zip(*pictures, strict=True))
-        return self.family.features(self.model, patches, grids)
+        with span(VISION):
+            features = self.family.features(self.model, patches, grids)
+        mark_backward(features, VISION)
+        return features
 
     @property
     def vision_is_trained(self) -> bool:
@@ -137,7 +147,7 @@ class Policy(nn.Module):
             features = self.features([(item.pixels, item.prompt.grids) for item in encoded])
             embeddings = embeddings.index_copy(0, places, features.to(embeddings.dtype))
         positions = torch.cat([p.position_ids for p in prompts], dim=1).to(device)
-        states = self.family.hidden(self.model, embeddings, positions, layout)
+        states = self._hidden(embeddings, positions, layout)
         ends = torch.tensor(layout.prompt_lengths, device=device).cumsum(0) - 1
         return states[ends], layout
 

@@ -21,6 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from foveal.perturbations.pictures import to_rgb
 from foveal.policy.families import Family
+from foveal.ranges import PICTURES, spanned
 from foveal.spec import FovealError
 from foveal.types import IMAGE_MARK, Problem, Prompt
 
@@ -78,6 +79,7 @@ class Processor:
         self._cache: OrderedDict[str, tuple[Problem, Encoded]] = OrderedDict()
         self._cached_bytes = 0
 
+    @spanned(PICTURES)
     def encode(self, problem: Problem) -> Encoded:
         """The prompt with its placeholders expanded, and the clean pictures' patches.
 
@@ -162,6 +164,7 @@ class Processor:
         )
         return Images.fromarray(np.ascontiguousarray(np.moveaxis(resized, 0, -1)))
 
+    @spanned(PICTURES)
     def pixels(self, images: Sequence[Image], *, fitted: bool = False) -> tuple[Tensor, Tensor]:
         """Patches [n, features] of all pictures, stacked, and their grids [images, 3].
 

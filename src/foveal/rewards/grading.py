@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, runtime_checkable
 
+from foveal.ranges import GRADING, spanned
 from foveal.rewards.pool import GradingError, Pool
 from foveal.rewards.tasks import UNSETTLED, Outcome, Task
 from foveal.spec import ConfigError, load_class
@@ -86,6 +87,7 @@ class Grader:
         """The graded group of one problem."""
         return self.grade_many([(problem, completions)])[0]
 
+    @spanned(GRADING)
     def grade_many(self, items: Sequence[tuple[Problem, Sequence[Completion]]]) -> list[Group]:
         """The graded groups, in order; workers share the load of all.
 

@@ -11,6 +11,7 @@ from foveal.keys import Key, generator
 from foveal.policy.decode import DecodeCache
 from foveal.policy.model import Policy
 from foveal.policy.processing import Encoded
+from foveal.ranges import DECODE, DRAW, HEAD, PREFILL, SAMPLING, TEXT, span, spanned
 from foveal.spec import FovealError
 from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
 
@@ -35,6 +36,7 @@ class LocalEngine:
         self.policy = policy
         self.version = 0
 
+    @spanned(SAMPLING)
     def generate(
         self, problems: Sequence[Problem], *, sampling: Sampling, key: Key, view: ViewName = CLEAN
     ) -> list[tuple[Completion, ...]]:
@@ -97,8 +99,9 @@ class LocalEngine:
                     token, active = token[places], active[places]
                     cache = cache.keep(groups, members)
             cache.step = step
-            embeddings = policy.family.embed(policy.model, token)
-            states = decoder(embeddings, position[active] + step, cache)
+            with span(DECODE, TEXT):
+                embeddings = policy.family.embed(policy.model, token)
+                states = decoder(embeddings, position[active] + step, cache)
         return self._completions(
             ids, logprobs, lengths, ended, problems=len(problems), group_size=g, view=view
         )
@@ -153,8 +156,10 @@ class _Draw:
         self.banned = torch.tensor(policy.family.banned_token_ids(), device=device, dtype=torch.long)
         self.end = torch.tensor(policy.processor.end_ids, device=device, dtype=torch.long)
 
+    @spanned(DRAW)
     def __call__(self, states: Tensor, active: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        logits = F.linear(states, self.weight, self.bias).float()
+        with span(HEAD):
+            logits = F.linear(states, self.weight, self.bias).float()
         if self.sampling.temperature > 0:
             logits = logits / self.sampling.temperature
         logprobs = torch.log_softmax(logits, dim=-1)
@@ -209,6 +214,7 @@ def _still_needed(running: Tensor) -> tuple[Tensor, Tensor] | None:
     return groups, first[:, :fullest].sort(dim=1).values
 
 
+@spanned(PREFILL)
 def _prefill(policy: Policy, encoded: Sequence[Encoded]) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
     """States [N, H] that predict first tokens, and each layer's keys and values [1, kv_heads, S, d] of all
     prompts."""

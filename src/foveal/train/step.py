@@ -12,6 +12,7 @@ from torch import Tensor
 from foveal.objectives.terms import count, term_mean, zero_outside
 from foveal.policy.forward import micro_batches
 from foveal.policy.model import Policy
+from foveal.ranges import BACKWARD, FORWARD, OPTIMIZER, REFERENCE, SCORING, UPDATE, span, spanned
 from foveal.spec import FovealError
 from foveal.train.contract import require_advantages, require_terms
 from foveal.types import (
@@ -89,6 +90,7 @@ class _Tally:
         whole[rows] = torch.where(term.mask, values, math.nan).float().cpu()
 
 
+@spanned(SCORING)
 def score(
     inputs: Inputs, policy: Policy, reference: Policy | None, objective: Objective, settings: StepSettings
 ) -> Scores:
@@ -105,7 +107,8 @@ def score(
         if reference is None:
             raise ValueError("the objective uses a reference policy, but none was given")
         every = torch.ones_like(inputs.correct)
-        ref_logprobs = _score_view(reference, inputs, CLEAN, every, settings).logprobs
+        with span(REFERENCE):
+            ref_logprobs = _score_view(reference, inputs, CLEAN, every, settings).logprobs
     old = inputs.sampled_logprobs
     if unknown is not None:
         old = torch.where(unknown.unsqueeze(-1), found[CLEAN].logprobs, old)
@@ -148,7 +151,8 @@ def _score_view(
     with torch.no_grad():
         places = chosen.nonzero()[:, 0].cpu()
         for rows in micro_batches(inputs, tokens=settings.micro_batch_tokens, rows=places):
-            stats = policy(select_inputs(inputs, rows), view, temperature=settings.temperature)
+            with span(view):
+                stats = policy(select_inputs(inputs, rows), view, temperature=settings.temperature)
             logprobs[rows], entropy[rows] = stats.logprobs.to(wide), stats.entropy.to(wide)
     return ViewScores(logprobs=logprobs, entropy=entropy, rows=chosen)
 
@@ -163,6 +167,7 @@ def prepare(inputs: Inputs, scores: Scores, objective: Objective) -> Batch:
     return batch
 
 
+@spanned(UPDATE)
 def accumulate(
     policy: Policy, mini: Batch, objective: Objective, settings: StepSettings, *, tally: _Tally, rows: Tensor
 ) -> None:
@@ -184,17 +189,18 @@ def accumulate(
         if settings.average_over == "micro_batch":
             counts = {name: count(mask) for name, mask in objective.masks(micro).items()}
             share = 1.0 / len(parts)
-        now = {
-            view: policy(
-                micro.inputs, view, rows=objective.rows(view, micro), temperature=settings.temperature
-            )
-            for view in objective.update_views
-        }
+        now = {}
+        for view in objective.update_views:
+            with span(FORWARD, view):
+                now[view] = policy(
+                    micro.inputs, view, rows=objective.rows(view, micro), temperature=settings.temperature
+                )
         terms = objective.terms(micro, now)
         require_terms(terms, counts, micro, objective)
         loss = share * sum_terms(terms, counts, objective)
         if loss.requires_grad:
-            loss.backward()  # type: ignore[no-untyped-call]
+            with span(BACKWARD):
+                loss.backward()  # type: ignore[no-untyped-call]
         _watch(tally, objective, micro, now, terms, counts, share=share, places=rows[part])
 
 
@@ -279,6 +285,7 @@ def train_step(
     return StepResult(metrics=metrics, per_token=tally.per_token, batch=batch, updates=len(tally.norms))
 
 
+@spanned(OPTIMIZER)
 def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSettings, tally: _Tally) -> None:
     parameters = [p for p in policy.parameters() if p.requires_grad]
     for parameter in parameters:
