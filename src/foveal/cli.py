@@ -20,6 +20,7 @@ examples:
   foveal train own_data --model Qwen/Qwen2.5-VL-3B-Instruct --data my_problems.parquet
   foveal train configs/quickstart_papo.toml objective.kl_prcp_coef=0.02 steps=100
   foveal train --resume runs/papo                    go on after Ctrl-C, a kill or a full disk
+  foveal train configs/quickstart_papo.toml --profile  also draw where a step's time goes
   foveal sweep sweep_gamma                           several values and seeds, with intervals
   foveal evaluate --model runs/papo --data world     accuracy, also with another problem's picture
   foveal worlds show --out sheet.png                 look at the problems
@@ -126,7 +127,25 @@ def _add_train(commands: _Commands) -> None:
     command.add_argument("--data", help="parquet, JSONL, image folder, hub id, or 'world'")
     command.add_argument("--out", type=Path, help="run folder (default: runs/NAME, by config and objective)")
     command.add_argument("--resume", type=Path, metavar="RUN", help="go on with this run folder")
+    command.add_argument(
+        "--profile",
+        type=_steps,
+        nargs="?",
+        const=2,
+        metavar="STEPS",
+        help="time STEPS early steps (2) by phase, into profile.json, profile.png and the page of the run",
+    )
     command.set_defaults(run="foveal.console:train")
+
+
+def _steps(word: str) -> int:
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is no number of steps; expected one, such as --profile 2; for the default put "
+            f"--profile last"
+        ) from None
 
 
 SWEEP_EPILOG = """\

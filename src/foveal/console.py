@@ -91,6 +91,7 @@ def train(
     data: str | None,
     out: Path | None,
     resume: Path | None,
+    profile: int | None,
 ) -> int:
     """`foveal train`."""
     from foveal.train import loop
@@ -109,11 +110,11 @@ def train(
             require_run(folder)
             for place in import_paths(folder):
                 add_plugin_folder(Path(place))
-            summary = loop.resume(folder, config=load(folder / CONFIG), watcher=screen)
+            summary = loop.resume(folder, config=load(folder / CONFIG), watcher=screen, profile=profile)
         else:
             config = load(source, overrides=overrides, model=model, data=data)
             folder = out or _free_folder(Path("runs"), source.stem if source else config.objective.type)
-            summary = loop.start(config, folder, watcher=screen)
+            summary = loop.start(config, folder, watcher=screen, profile=profile)
     finally:
         screen.close()
     best = summary["best"]

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from foveal.report import figures
+from foveal.report.profile import in_words as profile_in_words
+from foveal.report.profile import profile_figure, read_profile
 from foveal.report.read import number, read_jsonl
 from foveal.report.render import inline, render, write
 from foveal.signs import in_words
@@ -49,6 +51,7 @@ def write_run_report(run_folder: Path, *, out: Path | None = None) -> Path:
         )
     series = [{name: v for name, value in row.items() if (v := number(value)) is not None} for row in metrics]
     alarms = [row for row in metrics if row.get("kind") == "guard"]
+    profile = read_profile(run_folder)
     config = next((p for name in ("config.toml", "config.json") if (p := run_folder / name).is_file()), None)
     page = render(
         "run.html.j2",
@@ -58,6 +61,8 @@ def write_run_report(run_folder: Path, *, out: Path | None = None) -> Path:
         validation=_best(series),
         curves=_curves(series, [row["step"] for row in alarms]),
         alarms=[in_words(row) for row in alarms],
+        profile=None if profile is None else inline(profile_figure(profile), name="profile"),
+        profile_words="" if profile is None else profile_in_words(profile),
         completions=_completions(read_jsonl(run_folder / "completions.jsonl")),
         config="" if config is None else config.read_text(encoding="utf-8", errors="replace"),
         config_name="" if config is None else config.name,

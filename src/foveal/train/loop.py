@@ -34,6 +34,7 @@ from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
 from foveal.train.measure import keep_freed_memory, measure
 from foveal.train.paths import with_absolute_paths
+from foveal.train.profile import Profiler, require_steps
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
 from foveal.train.setup import check_problems, largest_group, open_problems, policy_of
@@ -47,19 +48,27 @@ from foveal.types import Completion, Group, Problem, ViewName
 BEST = "best"
 
 
-def start(config: RunConfig, out: Path, *, watcher: Watcher | None = None) -> dict[str, Any]:
+def start(
+    config: RunConfig, out: Path, *, watcher: Watcher | None = None, profile: int | None = None
+) -> dict[str, Any]:
     """Train from the beginning into a new run folder; returns the summary.
+
+    `profile`: so many early steps are timed by phase into `profile.json` and `profile.png`.
 
     Raises: FovealError for what a user can mend; Interrupted after a stop that saved.
     """
     RunFolder.require_free(out)
+    require_steps(profile, left=config.steps)
     config = with_absolute_paths(config)
     run = Run.prepare(config, watcher=watcher or Silent())
+    run.profile = profile
     with closing(RunFolder.create(out, config)) as folder:
         return run.train(folder)
 
 
-def resume(out: Path, *, config: RunConfig, watcher: Watcher | None = None) -> dict[str, Any]:
+def resume(
+    out: Path, *, config: RunConfig, watcher: Watcher | None = None, profile: int | None = None
+) -> dict[str, Any]:
     """Go on from the newest whole checkpoint of a run folder, or from its beginning where there is none.
 
     A run that is finished is left as it is.
@@ -73,6 +82,7 @@ def resume(out: Path, *, config: RunConfig, watcher: Watcher | None = None) -> d
             )
             return summary
         run = Run.prepare(config, watcher=watcher, measured=folder.measured())
+        run.profile = profile
         return run.train(folder)
 
 
@@ -141,6 +151,8 @@ class Run:
         return run
 
     validator: Validator | None = None
+    profile: int | None = None
+    """Steps to profile."""
     _timeouts = 0
     """Values that the grader had given up before this step."""
     _collapse: Mapping[str, Any] | None = None
@@ -150,6 +162,8 @@ class Run:
         """Run to the last step; saves and raises `Interrupted` at SIGINT or SIGTERM."""
         self._restore(folder)
         config, watcher = self.config, self.watcher
+        require_steps(self.profile, left=config.steps - self.state.step)
+        profiler = Profiler(self.profile or 0, device=self.policy.device, message=watcher.message)
         with self.grader, stop_signals(watcher.message) as stop:
             watcher.start(config, self.state.step, folder.path)
             if self.state.step == 0:
@@ -157,7 +171,10 @@ class Run:
                 if config.guard.action in RETURNS:
                     self._save(folder)
             while self.state.step < config.steps:
-                self._one_step(folder)
+                with profiler.step(self.state.step + 1, folder.path):
+                    self._one_step(folder)
+                if config.validation is not None and self.state.step % config.validation.every == 0:
+                    self._validate(folder)
                 due = self.state.step % config.checkpoint.every == 0 or self.state.step == config.steps
                 if due or stop.asked or self._collapse:
                     self._save(folder)
@@ -223,8 +240,6 @@ class Run:
             require_finite(self.policy, folder.checkpoints, after=f"stopped after step {self.state.step}")
         require_progress(self.state.idle, step=self.state.step, steps=config.steps)
         self._guard(folder, verdict)
-        if config.validation is not None and self.state.step % config.validation.every == 0:
-            self._validate(folder)
 
     def _sample(self, step: int) -> tuple[list[Group], int]:
         """Graded groups, drawn until the objective keeps enough; and how many were drawn."""

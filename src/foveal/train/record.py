@@ -9,7 +9,7 @@ events.jsonl       start, resume, stop: what depends on when the process ran
 pictures/          pictures that completions.jsonl refers to
 checkpoints/       step-N: model (a Hugging Face folder), optimizer, state; best: model, state
 validation/        answers of each validation
-summary.json       the end of the run
+summary.json       the end of the run; with --profile also profile.json, profile.png
 lock               held while a process writes to the folder
 """
 
