@@ -7,6 +7,7 @@ import re
 import select
 import shutil
 import signal
+import sys
 import termios
 import time
 import weakref
@@ -500,3 +501,13 @@ def test_second_ctrl_c_stops_at_once(
     assert train() == 130
     assert "stopped at once; a run goes on from its last checkpoint with --resume" in capsys.readouterr().err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_report_without_its_extra_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in sys.modules if name.startswith("foveal.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["report", str(tmp_path)]) == 2
+    assert "pip install 'foveal[report]'" in capsys.readouterr().err

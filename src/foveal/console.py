@@ -188,9 +188,14 @@ def show_config(*, source: Path | None, overrides: Sequence[str]) -> int:
 
 def report(*, folder: Path) -> int:
     """`foveal report`."""
-    from foveal.report.page import write_report
-    from foveal.report.run_page import write_run_report
-    from foveal.report.sweep_page import write_sweep_report
+    try:
+        from foveal.report.page import write_report
+        from foveal.report.run_page import write_run_report
+        from foveal.report.sweep_page import write_sweep_report
+    except ModuleNotFoundError as error:
+        raise FovealError(
+            f"a report needs the extra report, {error.name} is missing: pip install 'foveal[report]'"
+        ) from error
     from foveal.sweep.plan import PLAN
     from foveal.sweep.results import collect
 

@@ -291,7 +291,7 @@ def _draw(folder: Path, found: Mapping[str, Any]) -> str:
     """Draw the picture; what to tell of it."""
     try:
         from foveal.report.profile import write_picture
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         return (
             f"see {folder / PROFILE} ({PICTURE} needs the extra report, {error.name} is missing: "
             f"pip install 'foveal[report]')"
