@@ -79,7 +79,9 @@ class Bench:
 
         args, longest = self.args, self.args.limits[1]
         wanted = workload.lengths(args.limits, rows=args.prompts * args.group, seed=args.seed, step=0)
-        sampling = Sampling(group_size=args.group, max_new_tokens=longest, min_new_tokens=longest + 1)
+        sampling = Sampling(
+            group_size=args.group, max_new_tokens=longest, min_new_tokens=longest + 1, entropies=True
+        )
         with workload.ending_after(wanted):
             return LocalEngine(self.policy).generate(self.problems, sampling=sampling, key=(args.seed, 0))
 

@@ -82,7 +82,7 @@ class Bench:
 
         from foveal.rollout.local import LocalEngine
         from foveal.train.step import StepSettings
-        from foveal.types import Sampling
+        from foveal.types import CLEAN, Sampling
 
         self.args = args
         self.objective = workload.objective(args.objective, gated=args.gated)
@@ -99,7 +99,11 @@ class Bench:
         # An end token is banned until after the last one, so that only the set length ends a completion.
         longest = args.limits[1]
         self.sampling = Sampling(
-            group_size=args.group, max_new_tokens=longest, min_new_tokens=longest + 1, temperature=1.0
+            group_size=args.group,
+            max_new_tokens=longest,
+            min_new_tokens=longest + 1,
+            temperature=1.0,
+            entropies=CLEAN in self.objective.score_views,
         )
         self.phases = meters.Phases()
 

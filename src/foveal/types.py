@@ -67,6 +67,8 @@ class Completion:
     finish: Literal["stop", "length"]
     policy_version: int = 0
     view: ViewName = CLEAN
+    sampled_entropies: tuple[float, ...] | None = None
+    """Entropy of the distribution that each token was drawn from, nats; None where it was not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,8 @@ class Inputs:
     """Completions sampled under another view than the clean one: their recorded log-probabilities are not the
     old policy's. None when there are none.
     """
+    sampled_entropies: Float[Tensor, "B T"] | None = None
+    """Entropies as recorded when sampling, NaN in completions without; None when no completion has them."""
     breakdown: Mapping[str, Float[Tensor, "B"]] = field(default_factory=dict)
     """The value of each reward by name, before its weight; NaN where it could not be graded."""
     segments: Mapping[str, Bool[Tensor, "B T"]] = field(default_factory=dict)
@@ -143,7 +147,7 @@ class Inputs:
         """The same on a device; prompts and pictures follow when a forward needs them."""
         names = (
             *("prompt_index", "completion_ids", "completion_mask", "sampled_logprobs"),
-            *("rewards", "correct", "lengths", "truncated", "sampled_elsewhere"),
+            *("rewards", "correct", "lengths", "truncated", "sampled_elsewhere", "sampled_entropies"),
         )
         found = {name: getattr(self, name) for name in names}
         return replace(
@@ -367,6 +371,8 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     min_new_tokens: int = 0
+    entropies: bool = False
+    """Record the entropy of each token's distribution too, where the engine can."""
 
 
 class RolloutEngine(Protocol):

@@ -302,3 +302,16 @@ def test_prefill_in_parts_gives_the_completions_of_one_part(
 def test_parts_of_a_prefill_are_whole_prompts_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "PREFILL_TOKENS", 10)
     assert local._parts([4, 6, 1, 12, 3]) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_recorded_entropies_equal_those_of_the_forward(policy: Policy, temperature: float) -> None:
+    plain = draw(policy, temperature=temperature, top_p=0.7)
+    assert all(c.sampled_entropies is None for group in plain for c in group)
+    found = draw(policy, temperature=temperature, top_p=0.7, entropies=True)
+    assert tokens(found) == tokens(plain)
+    inputs = collated(policy, ALL, found)
+    assert inputs.sampled_entropies is not None
+    wanted = policy(inputs, CLEAN, temperature=temperature).entropy
+    assert ((wanted - inputs.sampled_entropies) * inputs.completion_mask).abs().max() <= 5e-6
+    assert float(wanted.max()) > 1

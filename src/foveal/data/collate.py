@@ -66,6 +66,7 @@ def collate(
         lengths=torch.tensor([len(c.token_ids) for c in completions], dtype=torch.long),
         truncated=torch.tensor([c.finish == "length" for c in completions], dtype=torch.bool),
         vision=vision,
+        sampled_entropies=_entropies(completions, width=padded.ids.shape[1]),
         sampled_elsewhere=_elsewhere(completions),
         breakdown=breakdown_values(groups),
         segments=segment_masks(groups, width=padded.ids.shape[1], decode=processor.decode),
@@ -104,6 +105,18 @@ def _padded(completions: Sequence[Completion], *, pad_id: int) -> _Padded:
         logprobs[row, :length] = values.where(finite, 0.0)
         nonfinite += length - int(finite.sum())
     return _Padded(ids=ids, mask=mask, logprobs=logprobs, nonfinite=nonfinite)
+
+
+def _entropies(completions: Sequence[Completion], *, width: int) -> Float[Tensor, "B T"] | None:
+    """Recorded entropies, NaN in completions without and 0 behind the others; None when none has them."""
+    if all(completion.sampled_entropies is None for completion in completions):
+        return None
+    found = torch.full((len(completions), width), torch.nan)
+    for row, completion in enumerate(completions):
+        if completion.sampled_entropies is not None:
+            values = torch.tensor(completion.sampled_entropies)
+            found[row, : len(values)], found[row, len(values) :] = values, 0.0
+    return found
 
 
 def _elsewhere(completions: Sequence[Completion]) -> Bool[Tensor, "B"] | None:

@@ -76,13 +76,16 @@ class LocalEngine:
         ).repeat_interleave(g)
         ids = torch.zeros(rows, sampling.max_new_tokens, dtype=torch.long, device=device)
         logprobs = torch.zeros(rows, sampling.max_new_tokens, device=device)
+        entropies = torch.zeros_like(logprobs) if sampling.entropies else None
         lengths = torch.full((rows,), sampling.max_new_tokens, device=device)
         ended = torch.zeros(rows, dtype=torch.bool, device=device)
         active = torch.arange(rows, device=device)
         states = states.repeat_interleave(g, 0)
         for step in range(sampling.max_new_tokens):
-            token, logprob = draw(states, active, step)
+            token, logprob, entropy = draw(states, active, step)
             ids[active, step], logprobs[active, step] = token, logprob
+            if entropies is not None and entropy is not None:
+                entropies[active, step] = entropy
             over = draw.is_end(token) & ~ended[active]
             lengths[active[over]] = step + 1
             ended[active[over]] = True
@@ -103,7 +106,7 @@ class LocalEngine:
                 embeddings = policy.family.embed(policy.model, token)
                 states = decoder(embeddings, position[active] + step, cache)
         return self._completions(
-            ids, logprobs, lengths, ended, problems=len(problems), group_size=g, view=view
+            ids, logprobs, entropies, lengths, ended, problems=len(problems), group_size=g, view=view
         )
 
     def _noise(self, problems: Sequence[Problem], sampling: Sampling, key: Key) -> Tensor | None:
@@ -121,6 +124,7 @@ class LocalEngine:
         self,
         ids: Tensor,
         logprobs: Tensor,
+        entropies: Tensor | None,
         lengths: Tensor,
         ended: Tensor,
         *,
@@ -129,6 +133,7 @@ class LocalEngine:
         view: ViewName,
     ) -> list[tuple[Completion, ...]]:
         all_ids, all_logprobs = ids.tolist(), logprobs.tolist()
+        all_entropies = None if entropies is None else entropies.tolist()
         found = []
         for row, (length, stopped) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True)):
             tokens = all_ids[row][:length]
@@ -136,6 +141,7 @@ class LocalEngine:
                 Completion(
                     token_ids=tuple(tokens),
                     sampled_logprobs=tuple(all_logprobs[row][:length]),
+                    sampled_entropies=None if all_entropies is None else tuple(all_entropies[row][:length]),
                     text=self.policy.processor.decode(tokens),
                     finish="stop" if stopped else "length",
                     policy_version=self.version,
@@ -146,7 +152,7 @@ class LocalEngine:
 
 
 class _Draw:
-    """Tokens and their log-probabilities from hidden states."""
+    """Tokens, their log-probabilities and, where wanted, the entropies of their distributions."""
 
     def __init__(self, policy: Policy, sampling: Sampling, noise: Tensor | None) -> None:
         self.weight, self.bias = policy.family.head(policy.model)
@@ -157,7 +163,7 @@ class _Draw:
         self.end = torch.tensor(policy.processor.end_ids, device=device, dtype=torch.long)
 
     @spanned(DRAW)
-    def __call__(self, states: Tensor, active: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def __call__(self, states: Tensor, active: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         with span(HEAD):
             logits = F.linear(states, self.weight, self.bias).float()
         if self.sampling.temperature > 0:
@@ -179,7 +185,8 @@ class _Draw:
                     "or it was so from the start; start a new run from a sound model and with a lower "
                     "optimizer.lr or coefficient of the objective"
                 )
-        return token, logprobs.gather(-1, token[:, None])[:, 0]
+        entropy = -logprobs.exp().mul_(logprobs).sum(-1) if self.sampling.entropies else None
+        return token, logprobs.gather(-1, token[:, None])[:, 0], entropy
 
     def is_end(self, token: Tensor) -> Tensor:
         """Whether a token ends its completion."""

@@ -43,7 +43,7 @@ from foveal.train.step import StepResult, StepSettings, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
 from foveal.train.watcher import Silent, Watcher
-from foveal.types import Completion, Group, Problem, ViewName
+from foveal.types import CLEAN, Completion, Group, Problem, ViewName
 
 BEST = "best"
 
@@ -268,7 +268,7 @@ class Run:
             completions = draw_groups(
                 self.engine,
                 problems,
-                sampling=config.sampling.sampling(),
+                sampling=replace(config.sampling.sampling(), entropies=CLEAN in config.objective.score_views),
                 shares=config.objective.sample_views(step, steps=config.steps),
                 shown=partial(self._shown, step=step),
                 key=(config.seed, "sample", step, epoch),

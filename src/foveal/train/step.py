@@ -130,7 +130,7 @@ def _score_views(
     for view in sorted(wanted, key=lambda name: name != CLEAN):
         rows = wanted[view]
         if view == CLEAN:
-            found[view] = _score_view(policy, inputs, view, rows, settings)
+            found[view] = _score_clean(policy, inputs, rows, settings)
             continue
         scores = _score_view(policy, inputs, view, rows & ~blind, settings)
         taken = (rows & blind).nonzero()[:, 0]
@@ -139,6 +139,22 @@ def _score_views(
             scores.entropy[taken] = found[CLEAN].entropy[taken]
         found[view] = replace(scores, rows=rows)
     return found
+
+
+def _score_clean(policy: Policy, inputs: Inputs, chosen: Tensor, settings: StepSettings) -> ViewScores:
+    """Scores of the chosen completions (Bool [B]) on the clean pictures: what was recorded in sampling, where
+    that may stand for the old policy and holds entropies too, needs no forward."""
+    entropies = inputs.sampled_entropies
+    known = torch.zeros_like(chosen)
+    if entropies is not None and not settings.score_old:
+        known = chosen & entropies.isfinite().all(-1)
+        if inputs.sampled_elsewhere is not None:
+            known = known & ~inputs.sampled_elsewhere
+    scores = _score_view(policy, inputs, CLEAN, chosen & ~known, settings)
+    if entropies is not None:
+        scores.logprobs[known] = inputs.sampled_logprobs[known].to(scores.logprobs)
+        scores.entropy[known] = entropies[known].to(scores.entropy)
+    return replace(scores, rows=chosen)
 
 
 def _score_view(
@@ -339,6 +355,7 @@ def select_inputs(inputs: Inputs, rows: Tensor) -> Inputs:
         lengths=inputs.lengths[rows],
         truncated=inputs.truncated[rows],
         sampled_elsewhere=None if inputs.sampled_elsewhere is None else inputs.sampled_elsewhere[rows],
+        sampled_entropies=None if inputs.sampled_entropies is None else inputs.sampled_entropies[rows],
         breakdown={name: values[rows] for name, values in inputs.breakdown.items()},
         segments={name: mask[rows] for name, mask in inputs.segments.items()},
     )
