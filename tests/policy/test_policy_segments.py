@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foveal.policy import Policy, load_policy, paths, segments
 from foveal.policy.attention import PackedLayout
-from foveal.policy.segments import Flash, Kernel, RowParts, Tiled, attend
+from foveal.policy.segments import Flash, Kernel, Padded, RowParts, Tiled, attend
 from foveal.spec import FovealError
 from policy_cases import MIXED, batch, close, plain, shared
 
@@ -138,6 +138,15 @@ def test_tiles_of_any_size_equal_the_dense_mask_with_gradients(
         assert (found - wanted).norm() <= 1e-12 * wanted.norm()
 
 
+@pytest.mark.parametrize("row", [*ROWS, "alike"])
+def test_padded_segments_give_the_dense_mask_with_gradients(
+    row: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ROWS, "alike", ((9, 8, 9, 9), (9, 8, 9, 8, 1, 8), (0, 0, 1, 2, 2, 3)))
+    for found, wanted in zip(outcome(Padded(), row), dense(row), strict=True):
+        assert (found - wanted).norm() <= 1e-12 * wanted.norm()
+
+
 @pytest.mark.usefixtures("flash_on_cpu")
 @pytest.mark.parametrize("row", ROWS)
 def test_what_is_handed_to_the_flash_kernels_gives_the_dense_mask_with_gradients(row: str) -> None:
@@ -145,10 +154,11 @@ def test_what_is_handed_to_the_flash_kernels_gives_the_dense_mask_with_gradients
         assert (found - wanted).norm() <= 1e-12 * wanted.norm()
 
 
-def test_the_gradient_is_that_of_finite_differences() -> None:
+@pytest.mark.parametrize("kernel", [Tiled(), Padded()], ids=["tiled", "padded"])
+def test_the_gradient_is_that_of_finite_differences(kernel: Kernel) -> None:
     parts = RowParts.of((3, 1), (2, 1), (0, 1), device=torch.device("cpu"))
     leaves = [x[..., :2].clone().requires_grad_() for x in drawn(7)[:3]]
-    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, parts, 0.3, kernel=Tiled()), leaves)
+    assert torch.autograd.gradcheck(lambda q, k, v: attend(q, k, v, parts, 0.3, kernel=kernel), leaves)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

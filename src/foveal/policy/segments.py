@@ -1,7 +1,8 @@
-"""Attention within segments of a row, without padding: what a packed row is made of on a GPU.
+"""Attention within segments of a row: what a packed row is made of.
 
-Two kernels with one interface. `Flash` hands ragged segments to CUDA's flash kernels, which need 16-bit
-numbers. `Tiled` is plain torch: any device and type, a tile of scores in memory at a time.
+Three kernels with one interface. `Padded` hands segments of about one length to the CPU's flash kernels.
+`Flash` hands ragged segments to CUDA's, which need 16-bit numbers. `Tiled` is plain torch: any device and
+type, a tile of scores in memory at a time.
 """
 
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from foveal.policy.ragged import Ragged, alike
 
 TILE_ELEMENTS = 1 << 26
 """Scores that `Tiled` holds at once (256 MiB in float32)."""
@@ -36,6 +39,25 @@ class Segments:
     def key_ends(self) -> Tensor:
         """Int32 [n + 1]: 0, then where each segment of keys ends."""
         return self._ends(self.key_lengths)
+
+    @cached_property
+    def calls(self) -> list[tuple[Ragged, Ragged]]:
+        """(queries, keys) of segments of about one length; all keys of a call have one length where queries
+        see all of them. Segments without queries are left out."""
+        rows, keys = self.query_lengths, self.key_lengths
+        row_starts, key_starts = ([0, *accumulate(lengths)] for lengths in (rows, keys))
+        found: dict[int, list[int]] = {}
+        for index, length in enumerate(keys):
+            if rows[index]:
+                found.setdefault(0 if self.causal else length, []).append(index)
+        return [
+            (
+                Ragged.at([row_starts[i] for i in part], [rows[i] for i in part], device=self.device),
+                Ragged.at([key_starts[i] for i in part], [keys[i] for i in part], device=self.device),
+            )
+            for members in found.values()
+            for part in alike(members, rows)
+        ]
 
     def _ends(self, lengths: tuple[int, ...]) -> Tensor:
         return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=self.device)
@@ -78,6 +100,62 @@ class Kernel(Protocol):
         """Gradients of queries, keys and values, with probabilities exp(score - lse) and delta = sum(grad *
         output): those of the whole row where `lse` and `output` are."""
         ...
+
+
+class Padded:
+    """The CPU's flash kernels on segments that are padded to about one length.
+
+    A padded query has no gradient and, its log-sum-exp being infinite, no probability either: with one that
+    is not its own the exponential can overflow, and infinity times a zero gradient is not a number.
+    """
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, segments: Segments, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """See `Kernel.forward`."""
+        size, heads, _ = query.shape
+        key, value = _spread(key, heads), _spread(value, heads)
+        output = torch.empty_like(query, memory_format=torch.contiguous_format)
+        lse = torch.empty(size, heads, 1, dtype=_wide(query.dtype), device=query.device)
+        for rows, keys in segments.calls:
+            found, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                rows.take(query), keys.take(key), keys.take(value), 0.0, segments.causal, scale=scale
+            )
+            rows.put(output, found)
+            rows.put(lse, total[..., None])
+        return output, lse[..., 0].t()
+
+    def backward(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        output: Tensor,
+        lse: Tensor,
+        segments: Segments,
+        scale: float,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `Kernel.backward`."""
+        heads, kv = query.shape[1], key.shape[1]
+        key, value = _spread(key, heads), _spread(value, heads)
+        grads = [torch.zeros_like(x, memory_format=torch.contiguous_format) for x in (query, key, value)]
+        total = lse.t().unsqueeze(-1)
+        for rows, keys in segments.calls:
+            found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+                rows.take_filled(grad, 0.0),
+                rows.take(query),
+                keys.take(key),
+                keys.take(value),
+                rows.take(output),
+                rows.take_filled(total, torch.inf)[..., 0].contiguous(),
+                0.0,
+                segments.causal,
+                scale=scale,
+            )
+            for where, whole, part in zip((rows, keys, keys), grads, found, strict=True):
+                where.put(whole, part)
+        return grads[0], _gathered(grads[1], kv), _gathered(grads[2], kv)
 
 
 class Flash:
@@ -179,6 +257,16 @@ class Tiled:
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
+
+
+def _spread(x: Tensor, heads: int) -> Tensor:
+    """Keys or values [K, kv_heads, d] for each query head [K, heads, d]."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
+
+
+def _gathered(x: Tensor, kv: int) -> Tensor:
+    """The sum over the query heads [K, heads, d] of a key's or value's head [K, kv_heads, d]."""
+    return x if x.shape[1] == kv else x.view(len(x), kv, -1, x.shape[2]).sum(2)
 
 
 def _by_head(x: Tensor, kv: int) -> Tensor:
