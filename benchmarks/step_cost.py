@@ -46,6 +46,11 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=1, help="steps left out of the medians")
     parser.add_argument("--micro-batch-tokens", type=int, default=1 << 20)
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
+    parser.add_argument(
+        "--prompts-again",
+        action="store_true",
+        help="run the prompts again in the update, instead of holding their graph from sampling",
+    )
     parser.add_argument("--flops", action="store_true", help="count FLOPs in one more step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -104,6 +109,7 @@ class Bench:
             min_new_tokens=longest + 1,
             temperature=1.0,
             entropies=CLEAN in self.objective.score_views,
+            hold_tokens=0 if args.prompts_again else args.micro_batch_tokens,
         )
         self.phases = meters.Phases()
 
@@ -204,6 +210,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 "threads",
                 "steps",
                 "checkpointing",
+                "prompts_again",
                 "micro_batch_tokens",
             )
         },

@@ -1,5 +1,6 @@
 """The configuration of a run: TOML and overrides to a frozen, checked `RunConfig`."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -124,9 +125,18 @@ class OptimizerConfig(Config):
     skip_idle: bool = True
     """Leave out of the update completions that cannot change it: without an advantage, where no other term
     takes them in. Results are the same; what is logged of the update is of those that are run."""
+    hold_prompts: Literal["auto", "always", "never"] = "auto"
+    """Run prompts and their pictures once for sampling and the update: their graph is held while completions
+    are drawn. "auto" does so where a step fits one row of `micro_batch_tokens`, so that memory keeps its
+    bound. Results are the same to rounding."""
     old_logprobs: Literal["auto", "sampled", "scored"] = "auto"
     """Where the old policy's log-probabilities come from; "auto" takes the sampler's own where it is
     exact."""
+
+    @property
+    def hold_tokens(self) -> int:
+        """Largest step, in tokens, whose prompts are held."""
+        return {"auto": self.micro_batch_tokens, "always": sys.maxsize, "never": 0}[self.hold_prompts]
 
 
 class ValidationConfig(Config):

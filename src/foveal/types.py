@@ -373,6 +373,9 @@ class Sampling:
     min_new_tokens: int = 0
     entropies: bool = False
     """Record the entropy of each token's distribution too, where the engine can."""
+    hold_tokens: int = 0
+    """Hold the graph of the prompts for the update of the same weights, where the engine can and prompts and
+    completions together have at most so many tokens."""
 
 
 class RolloutEngine(Protocol):

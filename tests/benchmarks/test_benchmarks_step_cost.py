@@ -9,7 +9,10 @@ import step_cost
 import workload
 from flops import GroupShape, Widths, floor, gradient_pass, no_gradient_pass
 
-SMALL = ("--visual-tokens", "4", "--prompts", "2", "--group", "8", "--steps", "1", "--warmup", "0", "--flops")
+SMALL = (
+    *("--visual-tokens", "4", "--prompts", "2", "--group", "8", "--steps", "1", "--warmup", "0"),
+    *("--flops", "--prompts-again"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +69,23 @@ def test_a_grpo_step_is_at_the_floor_and_reads_pictures_and_prompts_once(
         "optimizer",
     }
     assert found["tokens_per_cpu_s"] == pytest.approx(2 * 8 * 5 / found["cpu_seconds_per_step"], rel=0.01)
+
+
+def test_held_prompts_are_run_and_counted_once(tiny_folder: Path, plain: dict[str, Any]) -> None:
+    words = [word for word in SMALL if word != "--prompts-again"]
+    found = step_cost.measure(
+        step_cost.arguments(["--checkpoint", str(tiny_folder), *words, "--response", "5"])
+    )
+    prompts = 2 * found["prompt_tokens"]
+    assert found["counts"] == {
+        "images/sample": 2,
+        "lm_positions/sample": plain["counts"]["lm_positions/sample"],
+        "lm_positions/update": plain["counts"]["lm_positions/update"] - prompts,
+    }
+    assert found["floor_flops"] == plain["floor_flops"]
+    assert found["flops_phases"]["sample"] == plain["flops_phases"]["sample"]
+    assert found["flops_phases"]["backward"] == plain["flops_phases"]["backward"]
+    assert found["flops"] < 0.95 * found["floor_flops"]
 
 
 def test_papo_adds_one_pass_without_gradient(tiny_folder: Path, plain: dict[str, Any]) -> None:

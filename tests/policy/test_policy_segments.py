@@ -10,7 +10,8 @@ from torch import Tensor
 
 from foveal.policy import Policy, load_policy, paths, segments
 from foveal.policy.attention import PackedLayout
-from foveal.policy.segments import Flash, Kernel, Padded, RowParts, Tiled, attend
+from foveal.policy.merge import RowParts, attend
+from foveal.policy.segments import Flash, Kernel, Padded, Tiled
 from foveal.spec import FovealError
 from policy_cases import MIXED, batch, close, plain, shared
 

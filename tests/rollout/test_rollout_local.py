@@ -123,7 +123,7 @@ def test_banned_tokens_never_appear_however_likely(
     encoded = [policy.processor.encode(of) for of in ALL]
     policy.eval()
     with torch.no_grad():
-        states, _ = policy.prefill(encoded, captured={})
+        states, _ = policy.prefill(encoded)
     policy.train()
     head[policy.family.image_token_id] = states.mean(0) * love
     banned = set(policy.family.banned_token_ids())
@@ -285,10 +285,10 @@ def test_prefill_in_parts_gives_the_completions_of_one_part(
     lengths = [len(policy.processor.encode(of).prompt.token_ids) for of in ALL]
     policy.attention_path = path  # type: ignore[assignment]
     try:
-        assert len(local._parts(lengths)) == 1
+        assert len(local._parts(lengths, most=local.PREFILL_TOKENS)) == 1
         wanted = draw(policy)
         monkeypatch.setattr(local, "PREFILL_TOKENS", limit)
-        parts = local._parts(lengths)
+        parts = local._parts(lengths, most=local.PREFILL_TOKENS)
         assert len(parts) > 1
         assert [n for part in parts for n in range(len(ALL))[part]] == list(range(len(ALL)))
         found = draw(policy)
@@ -299,9 +299,8 @@ def test_prefill_in_parts_gives_the_completions_of_one_part(
         assert ours.sampled_logprobs == pytest.approx(theirs.sampled_logprobs, abs=5e-6)
 
 
-def test_parts_of_a_prefill_are_whole_prompts_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "PREFILL_TOKENS", 10)
-    assert local._parts([4, 6, 1, 12, 3]) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
+def test_parts_of_a_prefill_are_whole_prompts_up_to_the_limit() -> None:
+    assert local._parts([4, 6, 1, 12, 3], most=10) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5)]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])

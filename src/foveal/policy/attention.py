@@ -18,8 +18,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from foveal.policy import segments
-from foveal.policy.segments import Flash, Kernel, Padded, RowParts, Tiled
+from foveal.policy import merge
+from foveal.policy.merge import KeysValues, RowParts
+from foveal.policy.segments import Flash, Kernel, Padded, Tiled
 
 SHARED = "foveal_shared"
 """Name under which the text model's attention is registered."""
@@ -112,7 +113,7 @@ class PackedLayout:
     """The row `[p1 .. pn][c1 .. cB]` and its attention, computed by one of four exact ways.
 
     `split`, `flash`, `tiled`: every prompt and completion within itself, and completions over their prompt,
-    merged by log-sum-exp (`foveal.policy.segments`): no mask, no pair of tokens that cannot see each other is
+    merged by log-sum-exp (`foveal.policy.merge`): no mask, no pair of tokens that cannot see each other is
     multiplied but where causality halves it, prompt keys are never copied for a completion. By the CPU's
     flash kernels, CUDA's (16-bit numbers), or plain torch.
     `dense`: one masked call, which needs memory with the square of the row: the reference of the tests.
@@ -126,8 +127,11 @@ class PackedLayout:
     completion_prompts: tuple[int, ...]
     device: torch.device
     path: AttentionPath = "split"
-    captured: dict[int, tuple[Tensor, Tensor]] | None = field(default=None)
+    captured: dict[int, KeysValues] | None = field(default=None)
     """When a dict, the prompts' keys and values of each layer are put there (the sampler's prefill)."""
+    prompts: Mapping[int, KeysValues] | None = None
+    """Each layer's keys and values [1, kv_heads, P, d] of the prompts, where the row is without them: it is
+    `[c1 .. cB]` then."""
 
     def __post_init__(self) -> None:
         if list(self.completion_prompts) != sorted(self.completion_prompts):
@@ -144,12 +148,17 @@ class PackedLayout:
     def parts(self) -> RowParts:
         """The row as two ragged calls."""
         return RowParts.of(
-            self.prompt_lengths, self.completion_lengths, self.completion_prompts, device=self.device
+            self.prompt_lengths,
+            self.completion_lengths,
+            self.completion_prompts,
+            device=self.device,
+            with_prompts=self.prompts is None,
         )
 
     @cached_property
     def dense_mask(self) -> Tensor:
-        """Bool [1, 1, S, S], True where a token may look."""
+        """Bool [1, 1, S, K], True where a token of the row may look; K counts the prompts even where the row
+        is without them."""
         n = len(self.prompt_lengths)
         counts = torch.tensor(self.prompt_lengths + self.completion_lengths, device=self.device)
         segment = torch.repeat_interleave(torch.arange(len(counts), device=self.device), counts)
@@ -158,17 +167,28 @@ class PackedLayout:
         causal = order[:, None] >= order[None, :]
         same = segment[:, None] == segment[None, :]
         prefix = (segment[None, :] < n) & (owner[:, None] == owner[None, :])
-        return (causal & (same | prefix))[None, None]
+        mask = (causal & (same | prefix))[None, None]
+        return mask if self.prompts is None else mask[:, :, self.prompt_size :]
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention output [1, heads, S, d]."""
         if self.captured is not None:
             size = self.prompt_size
-            self.captured[layer] = (key[:, :, :size].detach(), value[:, :, :size].detach())
+            self.captured[layer] = key[:, :, :size], value[:, :, :size]
+        held = None if self.prompts is None else self.prompts[layer]
         if self.path == "dense":
+            if held is not None:
+                key, value = (torch.cat(pair, dim=2) for pair in zip(held, (key, value), strict=True))
             repeat = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
             return F.scaled_dot_product_attention(query, key, value, attn_mask=self.dense_mask, scale=scale)
-        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-        output = segments.attend(query, key, value, self.parts, scale, kernel=KERNELS[self.path])
+        query, key, value = _by_token(query), _by_token(key), _by_token(value)
+        prompts = None if held is None else (_by_token(held[0]), _by_token(held[1]))
+        kernel = KERNELS[self.path]
+        output = merge.attend(query, key, value, self.parts, scale, kernel=kernel, prompts=prompts)
         return output.transpose(0, 1)[None]
+
+
+def _by_token(x: Tensor) -> Tensor:
+    """[1, heads, S, d] as [S, heads, d]."""
+    return x[0].transpose(0, 1)

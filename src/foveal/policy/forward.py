@@ -6,15 +6,17 @@ import torch
 from torch import Tensor
 
 from foveal.policy.attention import AttentionPath, PackedLayout
-from foveal.types import Inputs, ViewName
+from foveal.policy.held import HeldPart
+from foveal.types import Inputs, Prompt, ViewName
 
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRow:
-    """Completions as one ragged row with each prompt once.
+    """Completions as one ragged row with each prompt once, or without the prompts where these are held.
 
-    `predict` is, for each scored token, the place in the row whose hidden state predicts it; `place` its flat
-    place in [B T]. The last token of a completion predicts nothing and is not fed.
+    `predict` is, for each scored token, the place of the hidden state that predicts it: in the row, or, where
+    the prompts are held, in their states and the row behind them. `place` is its flat place in [B T]. The
+    last token of a completion predicts nothing and is not fed.
     """
 
     prompts: tuple[int, ...]
@@ -25,54 +27,77 @@ class PackedRow:
     predict: Tensor
     targets: Tensor
     place: Tensor
+    held: HeldPart | None
 
 
-def pack(inputs: Inputs, rows: Tensor, *, path: AttentionPath) -> PackedRow:
-    """Lay the chosen completions (Int [K], grouped by prompt) out as `[p1 .. pn][c1 .. cK]`."""
-    chosen = rows.tolist()
-    owners = inputs.prompt_index[rows].tolist()
-    prompts = tuple(dict.fromkeys(owners))
-    local = {prompt: index for index, prompt in enumerate(prompts)}
-    lengths = inputs.lengths[rows].tolist()
-    device = inputs.completion_ids.device
-    token_parts = [inputs.prompts[p].token_ids for p in prompts]
-    position_parts = [inputs.prompts[p].position_ids for p in prompts]
-    image_parts = [inputs.prompts[p].image_mask for p in prompts]
-    last, at = [], 0
-    for prompt in prompts:
-        at += len(inputs.prompts[prompt].token_ids)
-        last.append(at - 1)
-    predict, place = [], []
-    width = inputs.completion_ids.shape[1]
-    for row, owner, length in zip(chosen, owners, lengths, strict=True):
+def prompts_of(inputs: Inputs, rows: Tensor) -> tuple[int, ...]:
+    """The prompts of completions (Int [K], grouped by prompt), in their order."""
+    return tuple(dict.fromkeys(inputs.prompt_index[rows].tolist()))
+
+
+def pack(inputs: Inputs, rows: Tensor, *, path: AttentionPath, held: HeldPart | None = None) -> PackedRow:
+    """Lay the chosen completions (Int [K], grouped by prompt) out as `[p1 .. pn][c1 .. cK]`, or, with all
+    their prompts `held`, as `[c1 .. cK]`."""
+    prompts = prompts_of(inputs, rows)
+    device, width = inputs.completion_ids.device, inputs.completion_ids.shape[1]
+    parts = _Parts(axes=inputs.prompts[0].position_ids.shape[0], device=device)
+    local: dict[int, tuple[int, int]] = {}
+    for index, prompt in enumerate(prompts):
+        if held is None:
+            parts.add(inputs.prompts[prompt])
+        local[prompt] = index, index if held is not None else parts.size - 1
+    behind = 0 if held is None else len(prompts)
+    owners, lengths = inputs.prompt_index[rows].tolist(), inputs.lengths[rows].tolist()
+    predict, place = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
+    for row, owner, length in zip(rows.tolist(), owners, lengths, strict=True):
         if length == 0:
             continue
-        fed = length - 1
-        start = inputs.prompts[owner].next_position
-        token_parts.append(inputs.completion_ids[row, :fed])
-        position_parts.append(torch.arange(start, start + fed).expand(position_parts[0].shape[0], -1))
-        predict.append(torch.tensor([last[local[owner]]]))
-        predict.append(torch.arange(at, at + fed))
+        predict.append(torch.tensor([local[owner][1]]))
+        predict.append(torch.arange(length - 1) + behind + parts.size)
         place.append(torch.arange(row * width, row * width + length))
-        at += fed
-    image_mask = torch.cat(image_parts)
-    flat = torch.cat(place) if place else torch.zeros(0, dtype=torch.long)
+        parts.feed(inputs.completion_ids[row, : length - 1], start=inputs.prompts[owner].next_position)
+    flat = torch.cat(place).to(device)
     return PackedRow(
         prompts=prompts,
-        token_ids=torch.cat([part.to(device) for part in token_parts]),
-        position_ids=torch.cat(position_parts, dim=1).to(device),
-        image_places=image_mask.nonzero()[:, 0].to(device),
+        token_ids=torch.cat(parts.token_ids),
+        position_ids=torch.cat(parts.position_ids, dim=1).to(device),
+        image_places=torch.cat(parts.image_mask).nonzero()[:, 0].to(device),
         layout=PackedLayout(
             prompt_lengths=tuple(len(inputs.prompts[p].token_ids) for p in prompts),
             completion_lengths=tuple(max(0, length - 1) for length in lengths),
-            completion_prompts=tuple(local[owner] for owner in owners),
+            completion_prompts=tuple(local[owner][0] for owner in owners),
             device=device,
             path=path,
+            prompts=None if held is None else held.keys_values,
         ),
-        predict=(torch.cat(predict) if predict else torch.zeros(0, dtype=torch.long)).to(device),
-        targets=inputs.completion_ids.reshape(-1)[flat.to(device)],
-        place=flat.to(device),
+        predict=torch.cat(predict).to(device),
+        targets=inputs.completion_ids.reshape(-1)[flat],
+        place=flat,
+        held=held,
     )
+
+
+class _Parts:
+    """What a row is put together from."""
+
+    def __init__(self, *, axes: int, device: torch.device) -> None:
+        self.axes, self.device = axes, device
+        self.token_ids = [torch.zeros(0, dtype=torch.long, device=device)]
+        self.position_ids = [torch.zeros(axes, 0, dtype=torch.long)]
+        self.image_mask = [torch.zeros(0, dtype=torch.bool)]
+        self.size = 0
+
+    def add(self, prompt: Prompt) -> None:
+        self.token_ids.append(prompt.token_ids.to(self.device))
+        self.position_ids.append(prompt.position_ids)
+        self.image_mask.append(prompt.image_mask)
+        self.size += len(prompt.token_ids)
+
+    def feed(self, token_ids: Tensor, *, start: int) -> None:
+        """Tokens of a completion, at positions from `start` on."""
+        self.token_ids.append(token_ids)
+        self.position_ids.append(torch.arange(start, start + len(token_ids)).expand(self.axes, -1))
+        self.size += len(token_ids)
 
 
 def pictures(inputs: Inputs, view: ViewName, prompts: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:

@@ -16,11 +16,16 @@ from foveal.policy.attention import AttentionPath, PackedLayout
 from foveal.policy.families import Family, family_of
 from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
+from foveal.policy.held import HeldPart, HeldPrompts, HeldRow
+from foveal.policy.merge import KeysValues
 from foveal.policy.paths import attention_path, require_path_name
-from foveal.policy.processing import PROCESSOR_FILES, Processor
+from foveal.policy.processing import PROCESSOR_FILES, Encoded, Processor
 from foveal.ranges import TEXT, VISION, mark_backward, span
 from foveal.spec import FovealError
-from foveal.types import Inputs, TokenStats, ViewName
+from foveal.types import CLEAN, Inputs, Prompt, TokenStats, ViewName
+
+Captured = dict[int, KeysValues]
+"""Keys and values [1, kv_heads, S, d] of each layer."""
 
 FEATURE_BYTES = 1 << 30
 """Features of a frozen vision tower that are kept."""
@@ -41,6 +46,7 @@ class Policy(nn.Module):
         self.family = family
         self.processor = processor
         self.attention_path: AttentionPath = path
+        self.held = HeldPrompts(model=model)
         self._seen = WeakTensorKeyDictionary()
 
     @property
@@ -60,7 +66,7 @@ class Policy(nn.Module):
         if len(chosen) == 0:
             nothing = torch.zeros(size, device=inputs.completion_ids.device)
             return TokenStats(logprobs=nothing, entropy=nothing, log_probs_at=_nothing_chosen)
-        row = packing.pack(inputs, chosen, path=self.attention_path)
+        row = packing.pack(inputs, chosen, path=self.attention_path, held=self._held(inputs, view, chosen))
         states = self._states(inputs, view, row)
         weight, bias = self.family.head(self.model)
         scored = states[row.predict]
@@ -81,11 +87,22 @@ class Policy(nn.Module):
 
     def _states(self, inputs: Inputs, view: ViewName, row: packing.PackedRow) -> Tensor:
         """Hidden states [S, H] of a packed row."""
+        if row.held is not None and len(row.token_ids) == 0:
+            return row.held.states
         embeddings = self.family.embed(self.model, row.token_ids)
         if len(row.image_places):
             features = self.features(packing.pictures(inputs, view, row.prompts))
             embeddings = embeddings.index_copy(0, row.image_places, features.to(embeddings.dtype))
-        return self._hidden(embeddings, row.position_ids, row.layout)
+        states = self._hidden(embeddings, row.position_ids, row.layout)
+        return states if row.held is None else torch.cat([row.held.states, states])
+
+    def _held(self, inputs: Inputs, view: ViewName, rows: Tensor) -> HeldPart | None:
+        """What was held of the prompts of these completions; they are held under the clean view."""
+        if view != CLEAN or not self.held.rows:
+            return None
+        prompts = packing.prompts_of(inputs, rows)
+        pixels = inputs.vision[view].pixels
+        return self.held.find([inputs.prompts[p] for p in prompts], [pixels[p] for p in prompts])
 
     def _hidden(self, embeddings: Tensor, positions: Tensor, layout: PackedLayout) -> Tensor:
         with span(TEXT):
@@ -127,12 +144,25 @@ class Policy(nn.Module):
         """Whether any weight of the vision tower takes a gradient."""
         return any(p.requires_grad for p in self.family.vision(self.model).parameters())
 
-    def prefill(
-        self, encoded: list[Any], *, captured: dict[int, tuple[Tensor, Tensor]]
-    ) -> tuple[Tensor, PackedLayout]:
-        """Run prompts alone: states [N, H] that predict first tokens; keys and values go into `captured`."""
-        prompts = [item.prompt for item in encoded]
+    def prefill(self, encoded: Sequence[Encoded], *, hold: bool = False) -> tuple[Tensor, Captured]:
+        """Run prompts alone: states [N, H] that predict first tokens, and each layer's keys and values
+        [1, kv_heads, S, d] of all prompts, without gradient.
+
+        `hold`: keep the graph for the update (`held`).
+        """
+        prompts, was_training = [item.prompt for item in encoded], self.training
+        # Layers are checkpointed in training alone.
+        self.train(was_training or hold)
+        with torch.set_grad_enabled(hold):
+            states, captured = self._prefill(prompts, encoded)
+        self.train(was_training)
+        if hold:
+            self.held.add(HeldRow.of(prompts, [item.pixels for item in encoded], states, captured))
+        return states.detach(), {layer: (k.detach(), v.detach()) for layer, (k, v) in captured.items()}
+
+    def _prefill(self, prompts: Sequence[Prompt], encoded: Sequence[Encoded]) -> tuple[Tensor, Captured]:
         device = self.device
+        captured: Captured = {}
         layout = PackedLayout(
             prompt_lengths=tuple(len(p.token_ids) for p in prompts),
             completion_lengths=(),
@@ -149,7 +179,7 @@ class Policy(nn.Module):
         positions = torch.cat([p.position_ids for p in prompts], dim=1).to(device)
         states = self._hidden(embeddings, positions, layout)
         ends = torch.tensor(layout.prompt_lengths, device=device).cumsum(0) - 1
-        return states[ends], layout
+        return states[ends], captured
 
     def save(self, folder: Path) -> None:
         """Write a standard Hugging Face folder: weights, config, tokenizer and preprocessing files."""

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from foveal.policy.attention import AttentionPath
-from foveal.policy.segments import Flash, Kernel, RowParts, Tiled, attend
+from foveal.policy.merge import RowParts, attend
+from foveal.policy.segments import Flash, Kernel, Tiled
 from foveal.spec import FovealError
 
 HALVES = (torch.bfloat16, torch.float16)

@@ -19,6 +19,10 @@ PREFILL_TOKENS = 16384
 """Prompt tokens of one packed prefill, visual ones counted: dense attention over a row needs memory with its
 square."""
 
+HELD_ROW_TOKENS = 512
+"""The same of prompts that are held for the update: a row is left out of the backward where the update needs
+none of its prompts, and shorter rows would only cost calls."""
+
 COMPACT_SHARE = 0.9
 """Finished completions leave the batch once what must stay is at most this share of it. It stays a rectangle:
 groups with a running completion, by as many completions as run in the fullest of them."""
@@ -52,8 +56,9 @@ class LocalEngine:
             self.policy.train(was_training)
 
     def load_weights(self, weights: Mapping[str, Tensor], *, version: int) -> None:
-        """The weights are shared with the trainer; only the version is new."""
+        """The weights are shared with the trainer; only the version is new. Nothing is held of older ones."""
         self.version = version
+        self.policy.held.clear()
 
     def health(self) -> str:
         """One line on the engine's state."""
@@ -64,8 +69,10 @@ class LocalEngine:
     ) -> list[tuple[Completion, ...]]:
         policy, g = self.policy, sampling.group_size
         encoded = [policy.processor.encode(problem) for problem in problems]
-        states, captured = _prefill(policy, encoded)
         prompt_lengths = tuple(len(item.prompt.token_ids) for item in encoded)
+        whole = policy.held.tokens + sum(prompt_lengths) + len(problems) * g * sampling.max_new_tokens
+        hold = view == CLEAN and whole <= sampling.hold_tokens
+        states, captured = _prefill(policy, encoded, hold=hold)
         cache = DecodeCache.of(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
         decoder = policy.family.decoder(policy.model)
         draw = _Draw(policy, sampling, self._noise(problems, sampling, key))
@@ -222,32 +229,33 @@ def _still_needed(running: Tensor) -> tuple[Tensor, Tensor] | None:
 
 
 @spanned(PREFILL)
-def _prefill(policy: Policy, encoded: Sequence[Encoded]) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
+def _prefill(
+    policy: Policy, encoded: Sequence[Encoded], *, hold: bool
+) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
     """States [N, H] that predict first tokens, and each layer's keys and values [1, kv_heads, S, d] of all
     prompts."""
-    states: list[Tensor] = []
-    parts: list[dict[int, tuple[Tensor, Tensor]]] = []
-    for part in _parts([len(item.prompt.token_ids) for item in encoded]):
-        captured: dict[int, tuple[Tensor, Tensor]] = {}
-        states.append(policy.prefill(list(encoded[part]), captured=captured)[0])
-        parts.append(captured)
+    lengths = [len(item.prompt.token_ids) for item in encoded]
+    parts = [
+        policy.prefill(encoded[part], hold=hold)
+        for part in _parts(lengths, most=HELD_ROW_TOKENS if hold else PREFILL_TOKENS)
+    ]
     if len(parts) == 1:
-        return states[0], parts[0]
+        return parts[0]
     joined = {
         layer: (
-            torch.cat([part[layer][0] for part in parts], dim=2),
-            torch.cat([part[layer][1] for part in parts], dim=2),
+            torch.cat([captured[layer][0] for _, captured in parts], dim=2),
+            torch.cat([captured[layer][1] for _, captured in parts], dim=2),
         )
-        for layer in parts[0]
+        for layer in parts[0][1]
     }
-    return torch.cat(states), joined
+    return torch.cat([states for states, _ in parts]), joined
 
 
-def _parts(lengths: Sequence[int]) -> list[slice]:
-    """Neighbouring prompts that hold at most PREFILL_TOKENS together; a longer one is a part of its own."""
+def _parts(lengths: Sequence[int], *, most: int) -> list[slice]:
+    """Neighbouring prompts that hold at most `most` tokens together; a longer one is a part of its own."""
     found, start, size = list[slice](), 0, 0
     for index, length in enumerate(lengths):
-        if index > start and size + length > PREFILL_TOKENS:
+        if index > start and size + length > most:
             found.append(slice(start, index))
             start, size = index, 0
         size += length

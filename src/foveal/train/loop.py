@@ -153,6 +153,8 @@ class Run:
     validator: Validator | None = None
     profile: int | None = None
     """Steps to profile."""
+    _held = 0
+    """Prompt tokens of this step that are held for its update."""
     _timeouts = 0
     """Values that the grader had given up before this step."""
     _collapse: Mapping[str, Any] | None = None
@@ -254,6 +256,7 @@ class Run:
             when_none_kept=sampling.when_none_kept,
             when_short=sampling.when_short,
         )
+        self._held = self.policy.held.tokens
         return gathered.groups, gathered.drawn
 
     def _draw(self, step: int, count: int) -> list[tuple[Problem, tuple[Completion, ...]]]:
@@ -263,12 +266,17 @@ class Run:
         its own.
         """
         config, found = self.config, list[tuple[Problem, tuple[Completion, ...]]]()
+        sampling = replace(
+            config.sampling.sampling(),
+            entropies=CLEAN in config.objective.score_views,
+            hold_tokens=config.optimizer.hold_tokens,
+        )
         for epoch, indices in self.order.next(self.state.cursor, count):
             problems = [self.problems[index] for index in indices]
             completions = draw_groups(
                 self.engine,
                 problems,
-                sampling=replace(config.sampling.sampling(), entropies=CLEAN in config.objective.score_views),
+                sampling=sampling,
                 shares=config.objective.sample_views(step, steps=config.steps),
                 shown=partial(self._shown, step=step),
                 key=(config.seed, "sample", step, epoch),
@@ -303,6 +311,7 @@ class Run:
         line |= group_metrics(groups, self.relatedness)
         line["sampler/groups_drawn_count"] = drawn
         line["sampler/groups_kept_count"] = len(groups)
+        line["sampler/held_tokens"] = self._held
         line["reward/timeout_count"] = self.grader.timeouts - self._timeouts
         line["policy/lr"] = self.optimizer.param_groups[0]["lr"]
         line["guard/scale"] = self.state.guard.scale

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foveal.objectives.terms import count, term_mean, zero_outside
-from foveal.policy.forward import micro_batches
+from foveal.policy.forward import micro_batches, prompts_of
 from foveal.policy.model import Policy
 from foveal.ranges import BACKWARD, FORWARD, OPTIMIZER, REFERENCE, SCORING, UPDATE, span, spanned
 from foveal.spec import FovealError
@@ -29,8 +29,7 @@ from foveal.types import (
 )
 
 TAIL_NATS = 1.0
-"""Tokens whose kl_prcp is above this many nats count into its tail share: k3 is heavy-tailed, a mean alone
-misleads."""
+"""Tokens with kl_prcp above this many nats count into its tail share: k3's mean alone misleads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,8 +186,7 @@ def prepare(inputs: Inputs, scores: Scores, objective: Objective) -> Batch:
 def accumulate(
     policy: Policy, mini: Batch, objective: Objective, settings: StepSettings, *, tally: _Tally, rows: Tensor
 ) -> None:
-    """Add the gradient of a mini-batch, micro-batch by micro-batch, with denominators of the whole
-    mini-batch.
+    """Add the gradient of a mini-batch, micro-batch by micro-batch, with its own denominators.
 
     `rows` are the places of the mini-batch's completions in the step's batch.
     """
@@ -199,6 +197,9 @@ def accumulate(
     if settings.skip_idle and settings.average_over == "mini_batch":
         needed = objective.needed(mini).nonzero()[:, 0].cpu()
     parts = micro_batches(mini.inputs, tokens=settings.micro_batch_tokens, rows=needed)
+    policy.held.keep_if_worth(
+        [mini.inputs.prompts[p] for part in parts for p in prompts_of(mini.inputs, part)]
+    )
     for part in parts:
         micro = select(mini, part)
         counts, share = whole, 1.0
@@ -218,6 +219,9 @@ def accumulate(
             with span(BACKWARD):
                 loss.backward()  # type: ignore[no-untyped-call]
         _watch(tally, objective, micro, now, terms, counts, share=share, places=rows[part])
+    if policy.held.rows:
+        with span(BACKWARD):
+            policy.held.backward()
 
 
 def sum_terms(terms: Iterable[Term], counts: Mapping[str, Count], objective: Objective) -> Tensor:
