@@ -63,7 +63,7 @@ class ModelConfig(Config):
     """Type of the weights. Pure bfloat16 weights hardly move at the papers' learning rate."""
     attention: Literal["auto", "split", "flash", "tiled", "dense"] = "auto"
     """How the packed row attends; "auto" takes split on a CPU, on CUDA flash in bfloat16 and tiled in
-    float32, and dense elsewhere."""
+    float32, and dense elsewhere, unless another is clearly faster in a short measurement at start."""
     device: str = "auto"
     """Torch device; "auto" takes the first accelerator, else the CPU."""
     freeze_vision: bool = False

@@ -46,17 +46,23 @@ def attention_path(name: str, *, device: torch.device, dtype: torch.dtype, head_
         if device.type != "cuda":
             return "dense"
         return "tiled" if flash_fault(device, dtype, head_width) else "flash"
-    fault = None
-    if name == "split" and device.type != "cpu":
-        fault = f"its kernels are those of a CPU, and the device is {device}"
-    elif name == "flash":
-        fault = flash_fault(device, dtype, head_width)
+    chosen: AttentionPath = name  # type: ignore[assignment]
+    fault = path_fault(chosen, device=device, dtype=dtype, head_width=head_width)
     if fault:
         raise FovealError(
             f"attention = {name!r} cannot run here: {fault}; change [model] attention to 'auto', or its "
             f"device or dtype"
         )
-    return name  # type: ignore[return-value]
+    return chosen
+
+
+def path_fault(
+    name: AttentionPath, *, device: torch.device, dtype: torch.dtype, head_width: int
+) -> str | None:
+    """Why a way to attend cannot run on a device, or None."""
+    if name == "split" and device.type != "cpu":
+        return f"its kernels are those of a CPU, and the device is {device}"
+    return flash_fault(device, dtype, head_width) if name == "flash" else None
 
 
 def flash_fault(device: torch.device, dtype: torch.dtype, head_width: int) -> str | None:

@@ -32,12 +32,12 @@ from foveal.train.clock import Clock
 from foveal.train.draw import Order, draw_groups
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
-from foveal.train.measure import keep_freed_memory, measure
+from foveal.train.measure import choose_attention, keep_freed_memory, measure
 from foveal.train.paths import with_absolute_paths
 from foveal.train.profile import Profiler, require_steps
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
-from foveal.train.setup import check_problems, largest_group, open_problems, policy_of
+from foveal.train.setup import check_problems, largest_group, open_problems, reference_policy, trained_policy
 from foveal.train.state import State
 from foveal.train.step import StepResult, StepSettings, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
@@ -131,22 +131,18 @@ class Run:
     def prepare(cls, config: RunConfig, *, watcher: Watcher, measured: dict[str, Any] | None = None) -> "Run":
         """Load everything and check the data, before anything is written."""
         keep_freed_memory()
-        policy = policy_of(config)
-        if config.model.gradient_checkpointing:
-            model: Any = policy.model
-            newer = getattr(model, "activation_checkpointing_enable", None)
-            (newer or model.gradient_checkpointing_enable)()
-        reference = (
-            policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
-        )
+        policy, reference = trained_policy(config), reference_policy(config)
         run = cls(config, policy, reference, watcher)
         longest = check_problems(
             run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
         )
         watcher.message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=run.problems)
-        run.measured = measured or measure(threads=config.threads) | {"attention": policy.attention_path}
+        run.measured = measured or measure(threads=config.threads)
         torch.set_num_threads(int(run.measured["threads"]))
+        run.measured |= choose_attention(
+            config, policy, longest=longest, recorded=run.measured, message=watcher.message
+        )
         run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
         return run
 
@@ -201,7 +197,7 @@ class Run:
         began = (folder.path / METRICS).exists()
         # Nothing of step 0 stays: the validation before the first step comes before its checkpoint.
         folder.rewind(self.state.step or -1)
-        if folder.measured() is None:
+        if folder.measured() != self.measured:
             write_json(folder.path / MEASURED, self.measured)
         folder.event("resumed" if began else "started", {"step": self.state.step})
 

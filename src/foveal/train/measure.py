@@ -5,9 +5,16 @@ import ctypes
 import os
 import sys
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, get_args
 
 import torch
+
+from foveal.config import RunConfig
+from foveal.policy.attention import AttentionPath
+from foveal.policy.model import Policy
+from foveal.policy.paths import path_fault
+from foveal.policy.probe import RowShape, fastest_path
 
 PROBE_SIZE = 384
 PROBE_REPEATS = 12
@@ -33,6 +40,47 @@ def measure(*, threads: int) -> dict[str, Any]:
         "threads": best,
         "threads_chosen_by": "probe",
         "probe_s": {str(n): round(s, 5) for n, s in seconds.items()},
+    }
+
+
+def choose_attention(
+    config: RunConfig,
+    policy: Policy,
+    *,
+    longest: int,
+    recorded: Mapping[str, Any],
+    message: Callable[[str], None],
+) -> dict[str, Any]:
+    """Set the policy's way to attend, and tell how it was chosen.
+
+    The configured one; under "auto" the recorded one, where it can run; else the fastest on a row of prompts
+    of `longest` tokens with completions of the largest length.
+    """
+    if config.model.attention != "auto":
+        return {"attention": policy.attention_path, "attention_chosen_by": "config"}
+    text = policy.model.config.get_text_config()  # type: ignore[union-attr, operator]
+    shape = RowShape(
+        prompt=longest,
+        completion=config.sampling.max_new_tokens,
+        group=config.sampling.group_size,
+        prompts=config.sampling.prompts_per_step,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        width=getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads,
+    )
+    device, dtype = policy.device, next(policy.parameters()).dtype
+    known: AttentionPath | None = recorded.get("attention")
+    if known is not None and known in get_args(AttentionPath):
+        fault = path_fault(known, device=device, dtype=dtype, head_width=shape.width)
+        if fault is None:
+            policy.attention_path = known
+            return {}
+        message(f"attention was {known!r}, which cannot run here: {fault}; chosen again")
+    policy.attention_path, seconds = fastest_path(policy.attention_path, shape, device=device, dtype=dtype)
+    return {
+        "attention": policy.attention_path,
+        "attention_chosen_by": "probe",
+        "attention_s": {path: round(value, 5) for path, value in seconds.items()},
     }
 
 

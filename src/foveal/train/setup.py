@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,6 +38,21 @@ def policy_of(config: RunConfig) -> Policy:
     if config.model.freeze_vision:
         policy.family.vision(policy.model).requires_grad_(False)
     return policy
+
+
+def trained_policy(config: RunConfig) -> Policy:
+    """The policy of a run, its activations checkpointed where that is configured."""
+    policy = policy_of(config)
+    if config.model.gradient_checkpointing:
+        model: Any = policy.model
+        newer = getattr(model, "activation_checkpointing_enable", None)
+        (newer or model.gradient_checkpointing_enable)()
+    return policy
+
+
+def reference_policy(config: RunConfig) -> Policy | None:
+    """The frozen reference, where the objective uses one."""
+    return policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
 
 
 def resolve_model(path: str) -> str:
