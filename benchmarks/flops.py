@@ -164,6 +164,17 @@ def shared(widths: Widths, group: GroupShape) -> Work:
     return found + head(widths, sum(group.completions))
 
 
+def prompts(widths: Widths, groups: Iterable[GroupShape]) -> int:
+    """The forward of prompts and their pictures alone: what an update over held prompts does not do."""
+    total = 0
+    for group in groups:
+        found = text(widths, positions=group.prompt, pairs=group.prompt**2)
+        for grid in group.grids:
+            found += vision(widths, grid)
+        total += found.forward
+    return total
+
+
 def sampling(widths: Widths, groups: Iterable[GroupShape]) -> int:
     """Drawing the completions: the prompt once, then token by token over the keys so far."""
     total = 0

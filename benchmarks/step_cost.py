@@ -77,6 +77,8 @@ class Step:
     """Share of completions that CPPO ran under its perturbed views."""
     floor: dict[str, int]
     """FLOPs that each phase needs."""
+    held: int
+    """FLOPs of the update's prompts, which were held from sampling."""
 
 
 class Bench:
@@ -120,6 +122,7 @@ class Bench:
         ]
         wanted = workload.lengths(args.limits, rows=args.prompts * args.group, seed=args.seed, step=number)
         self.phases.take()
+        self.held = 0
         self.phases.flops = flops.counter() if count_flops else None
         seconds, wall = time.process_time(), time.perf_counter()
         with self.phases.flops or nullcontext():
@@ -137,6 +140,7 @@ class Bench:
             trained=float(self.objective.needed(batch).float().mean()),
             gated=None if gated is None else float(gated.float().mean()),
             floor=self._floor(inputs, gated),
+            held=flops.prompts(self.widths, flops.group_shapes(inputs)) if self.held else 0,
         )
 
     def _run(self, problems: list[Any], wanted: list[int], number: int) -> tuple[Any, Any]:
@@ -147,6 +151,7 @@ class Bench:
         with phases.phase("other"):
             with phases.phase("sample"), workload.ending_after(wanted):
                 drawn = self.engine.generate(problems, sampling=self.sampling, key=key)
+            self.held = self.policy.held.tokens
             with phases.phase("reward"):
                 groups = [
                     workload.grade(of, found, gated=self.args.gated)
@@ -231,6 +236,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "flops": total,
         "floor_flops": needed,
         "flops_over_floor": round(total / needed, 4) if total else None,
+        "held_flops": last.held,
         "flops_phases": {n: last.counted[f"flops/{n}"] for n in PHASES} if counted else None,
         "floor_phases": last.floor,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
