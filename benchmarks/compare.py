@@ -13,9 +13,9 @@ import json
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+import lines
 from spread import spread, verdict
 
 
@@ -85,11 +85,7 @@ def main(words: list[str] | None = None) -> None:
         a, b = cost(args.first, args.key), cost(args.second, args.key)
         pairs.append((a, b))
         print(f"run {run + 1}: A {a:.4f}  B {b:.4f}  A/B {a / b:.3f}", file=sys.stderr, flush=True)
-    line = json.dumps(result(pairs, args))
-    print(line)
-    if args.json:
-        with Path(args.json).open("a") as file:
-            file.write(line + "\n")
+    lines.end(result(pairs, args), args.json)
 
 
 if __name__ == "__main__":

@@ -18,16 +18,15 @@ JSON line follows the table.
 """
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import flops
+import lines
 import workload
 from spread import spread, verdict
 
@@ -251,18 +250,15 @@ def main(words: list[str] | None = None) -> None:
     rows = [row(method, seconds, products) for method in methods(gated)]
     show(rows)
     settings = ("checkpoint", "visual_tokens", "response", "prompts", "group", "threads", "rounds")
-    line = json.dumps(
+    lines.end(
         {
             "rows": rows,
             "cpu_seconds": {n: round(statistics.median(c[n] for c in seconds), 4) for n in runs},
             "flops": products,
             **{name: getattr(args, name) for name in settings},
-        }
+        },
+        args.json,
     )
-    print(line)
-    if args.json:
-        with Path(args.json).open("a") as file:
-            file.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ squares; R^2 is the share of its variance that the line explains. With `--vary r
 """
 
 import argparse
-import json
 import statistics
 import sys
 from pathlib import Path
 from typing import Any
 
+import lines
 from compare import last_line
 
 COLUMNS = {
@@ -76,13 +76,8 @@ def main(words: list[str] | None = None) -> None:
     for value in values:
         print(f"| {value} | " + " | ".join(f"{rows[value][n]:.4g}" for n in COLUMNS) + " |", file=sys.stderr)
     fits = {n: line_through([float(v) for v in values], [rows[v][n] for v in values]) for n in COLUMNS}
-    result = json.dumps(
-        {"vary": args.vary, "rows": rows, "fits": fits, "rounds": args.rounds, "arguments": args.rest}
-    )
-    print(result)
-    if args.json:
-        with Path(args.json).open("a") as file:
-            file.write(result + "\n")
+    result = {"vary": args.vary, "rows": rows, "fits": fits, "rounds": args.rounds, "arguments": args.rest}
+    lines.end(result, args.json)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,16 @@ this with another trainer's command on the same checkpoint; docs/performance.md 
 """
 
 import argparse
-import json
 import resource
 import statistics
 import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import flops
+import lines
 import meters
 import workload
 
@@ -250,11 +249,7 @@ def _median(steps: list[Step], key: str) -> float:
 def main(words: list[str] | None = None) -> None:
     args = arguments(words)
     workload.settle(args.threads)
-    line = json.dumps(measure(args))
-    print(line)
-    if args.json:
-        with Path(args.json).open("a") as file:
-            file.write(line + "\n")
+    lines.end(measure(args), args.json)
 
 
 if __name__ == "__main__":
