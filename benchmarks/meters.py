@@ -4,9 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from typing import Any
 from unittest import mock
+
+from foveal.ranges import BACKWARD, OPTIMIZER, SCORING, UPDATE, listening
+
+PHASES = {SCORING: "score", UPDATE: "update", BACKWARD: "backward", OPTIMIZER: "optimizer"}
+"""Phases by the library's ranges; other ranges belong to the phase around them."""
 
 
 class Phases:
@@ -25,30 +29,36 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        self._close_interval()
-        self._open.append(name)
+        self._open_phase(name)
         try:
             yield
         finally:
-            self._close_interval()
-            self._open.pop()
+            self.leave()
 
-    def timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """The function, run as a phase."""
+    def enter(self, name: str) -> None:
+        self._open_phase(PHASES.get(name, self._now()))
 
-        def run(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            with self.phase(name):
-                return function(*args, **kwargs)
+    def leave(self) -> None:
+        self._close_interval()
+        self._open.pop()
 
-        return run
+    def turn(self, name: str) -> None:
+        """Parts of a backward are all backward."""
 
     def count(self, what: str, number: int) -> None:
-        self.now[f"{what}/{self._open[-1] if self._open else 'other'}"] += number
+        self.now[f"{what}/{self._now()}"] += number
 
     def take(self) -> Counter[str]:
         """What was counted since the last call."""
         found, self.now = self.now, Counter()
         return found
+
+    def _now(self) -> str:
+        return self._open[-1] if self._open else "other"
+
+    def _open_phase(self, name: str) -> None:
+        self._close_interval()
+        self._open.append(name)
 
     def _close_interval(self) -> None:
         seconds = time.process_time()
@@ -64,9 +74,6 @@ class Phases:
 def watching(policy: Any, phases: Phases) -> Iterator[None]:  # noqa: ANN401
     """Within `train_step`: the phases `score`, `update` (forward and losses), `backward` and `optimizer`;
     everywhere: pictures through the vision tower and positions through the text layers."""
-    import torch
-
-    step = import_module("foveal.train.step")
     visual, language = policy.model.model.visual, policy.model.model.language_model
     make_decoder = policy.family.decoder
 
@@ -82,14 +89,7 @@ def watching(policy: Any, phases: Phases) -> Iterator[None]:  # noqa: ANN401
         return _counted(make_decoder(model), phases)
 
     with ExitStack() as stack:
-        for owner, name, phase in (
-            (step, "score", "score"),
-            (step, "accumulate", "update"),
-            (torch.autograd, "backward", "backward"),
-            (torch.nn.utils, "clip_grad_norm_", "optimizer"),
-            (torch.optim.AdamW, "step", "optimizer"),
-        ):
-            stack.enter_context(mock.patch.object(owner, name, phases.timed(getattr(owner, name), phase)))
+        stack.enter_context(listening(phases))
         stack.enter_context(mock.patch.object(policy.family, "decoder", decoder))
         for module, hook in ((visual, seen_pictures), (language, seen_text)):
             stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
