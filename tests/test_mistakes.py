@@ -18,6 +18,7 @@ from foveal.types import CLEAN, Count, Term
 from objective_batches import make_case
 
 HALF_WRITTEN = """
+from foveal.data.problems import DataSource
 from foveal.objectives.extension import Extension
 from foveal.types import Objective, Perturbation, Reward
 
@@ -28,6 +29,9 @@ class NoCall(Perturbation):
     pass
 
 class NoValue(Reward):
+    pass
+
+class NoLoad(DataSource):
     pass
 
 class Fails(Extension):
@@ -63,6 +67,8 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("objective=half:NoTerms", "is not finished: it has no advantages, masks, terms of its own"),
         ("perturbations.removed=half:NoCall", "'half:NoCall' is not finished: it has no __call__"),
         ("rewards.0.type=half:NoValue", "'half:NoValue' is not finished: it has no __call__"),
+        ("data=half:NoLoad", "data type 'half:NoLoad' is not finished: it has no load of its own"),
+        ("data=half:NoCall", "is not a class derived from foveal.data.problems.DataSource"),
         ("rewards.0.type=half:NoCall", "is not a class derived from foveal.types.Reward"),
         ("objective=half:Broken", "cannot be made: RuntimeError: never made"),
         ("objective=half:Half", "sample_views gives {'clean': 0.5} at step 0; expected shares"),

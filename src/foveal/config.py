@@ -33,7 +33,7 @@ def _data(value: object) -> object:
         value = _named_data({}, value)
     if isinstance(value, Mapping) and "type" not in value:
         value = {"type": "auto", **value}
-    return build_component(value, data.REGISTRY, kind="data")
+    return build_component(value, data.REGISTRY, kind="data", base=DataSource)
 
 
 def _objective(value: object) -> object:

@@ -78,7 +78,8 @@ def load_class(path: str, *, kind: str, base: type[Component] = Component) -> ty
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{kind} type {path!r}: module {module_name!r} has no {class_name!r}{hint}")
     if not (isinstance(found, type) and issubclass(found, base)):
-        origin = "foveal.spec" if base is Component else "foveal.types"
+        # Perturbations are told, and imported in the docs, from where the other kinds are.
+        origin = base.__module__.replace("foveal.views", "foveal.types")
         raise ConfigError(f"{kind} type {path!r} is not a class derived from {origin}.{base.__name__}")
     lacking = [name for name in base.required if getattr(found, name) is getattr(base, name)]
     if lacking:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, overload
+from typing import Any, ClassVar, Literal, overload
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ PROMPT_SUFFIX = (
 
 class DataSource(Component):
     """Something that gives problems."""
+
+    required: ClassVar[tuple[str, ...]] = ("load",)
 
     prompt_suffix: str = ""
     """Put behind each question after a blank line; empty for none."""
