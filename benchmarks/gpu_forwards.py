@@ -62,5 +62,6 @@ def cached(policy: Policy, inputs: Inputs, rows: list[int]) -> Tensor:
 def _scored(policy: Policy, states: Tensor, completions: Tensor) -> Tensor:
     weight, bias = policy.family.head(policy.model)
     flat = states.reshape(-1, states.shape[-1])
-    logprobs, _ = token_stats(flat, weight, bias, completions.reshape(-1), temperature=1.0)
+    targets = completions.reshape(-1)
+    logprobs, _ = token_stats(flat, weight, bias, targets, temperature=1.0, path=policy.head.path)
     return logprobs.view(completions.shape)

@@ -64,6 +64,9 @@ class ModelConfig(Config):
     attention: Literal["auto", "split", "flash", "tiled", "dense"] = "auto"
     """How the packed row attends; "auto" takes split on a CPU, on CUDA flash in bfloat16 and tiled in
     float32, and dense elsewhere, unless another is clearly faster in a short measurement at start."""
+    head: Literal["auto", "plain", "compiled"] = "auto"
+    """How log-probabilities and entropies are made of logits; "auto" takes compiled on CUDA, once it agrees
+    with plain, and plain elsewhere."""
     device: str = "auto"
     """Torch device; "auto" takes the first accelerator, else the CPU."""
     freeze_vision: bool = False

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from foveal.policy.attention import AttentionPath, PackedLayout
 from foveal.policy.families import Family, family_of
 from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
+from foveal.policy.head_paths import HeadChoice, head_choice, require_head_name
 from foveal.policy.held import HeldPart, HeldPrompts, HeldRow
 from foveal.policy.merge import KeysValues
 from foveal.policy.paths import attention_path, require_path_name
@@ -39,7 +41,13 @@ class Policy(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, family: Family, processor: Processor, *, path: AttentionPath
+        self,
+        model: nn.Module,
+        family: Family,
+        processor: Processor,
+        *,
+        path: AttentionPath,
+        head: str = "auto",
     ) -> None:
         super().__init__()
         self.model = model
@@ -47,12 +55,22 @@ class Policy(nn.Module):
         self.processor = processor
         self.attention_path: AttentionPath = path
         self.held = HeldPrompts(model=model)
+        self._head_setting = head
         self._seen = WeakTensorKeyDictionary()
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.model.parameters()).device
+
+    @cached_property
+    def head(self) -> HeadChoice:
+        """How the head's maths runs, found out when it is first asked for: sampling alone needs none.
+
+        Raises: FovealError, when the head is to be compiled and cannot be.
+        """
+        weight, _ = self.family.head(self.model)
+        return head_choice(self._head_setting, device=self.device, dtype=weight.dtype, words=weight.shape[0])
 
     def forward(
         self, inputs: Inputs, view: ViewName, *, rows: Tensor | None = None, temperature: float = 1.0
@@ -70,7 +88,9 @@ class Policy(nn.Module):
         states = self._states(inputs, view, row)
         weight, bias = self.family.head(self.model)
         scored = states[row.predict]
-        logprobs, entropy = token_stats(scored, weight, bias, row.targets, temperature=temperature)
+        logprobs, entropy = token_stats(
+            scored, weight, bias, row.targets, temperature=temperature, path=self.head.path
+        )
         empty = logprobs.new_zeros(size[0] * size[1])
         places = row.place
 
@@ -203,15 +223,17 @@ def load_policy(
     *,
     dtype: torch.dtype = torch.float32,
     attention: str = "auto",
+    head: str = "auto",
     device: torch.device | str = "cpu",
 ) -> Policy:
     """Load a model folder or hub id with its family adapter.
 
-    `attention`: "auto" or a path that `attention_path` takes.
+    `attention`: "auto" or a path that `attention_path` takes; `head`: the same of `head_choice`.
     Raises: FovealError, when there is no such model, its weights are not whole, it has no adapter, or the
     attention does not fit the device.
     """
     require_path_name(attention)
+    require_head_name(head)
     folder = local_folder(path, setting="--model or [model] path")
     # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -242,4 +264,4 @@ def load_policy(
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     chosen = attention_path(attention, device=device, dtype=dtype, head_width=width)
     model.train()
-    return Policy(model, family, Processor(folder, family), path=chosen)
+    return Policy(model, family, Processor(folder, family), path=chosen, head=head)

@@ -24,11 +24,15 @@ segment is off by far more."""
 
 def require_path_name(name: str) -> None:
     """Raises: FovealError for a name that is no way to attend."""
-    known = ("auto", *get_args(AttentionPath))
+    require_known(name, ("auto", *get_args(AttentionPath)), setting="attention")
+
+
+def require_known(name: str, known: tuple[str, ...], *, setting: str) -> None:
+    """Raises: FovealError for a value that a setting of the model does not have."""
     if name not in known:
         raise FovealError(
-            f"attention = {name!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}; change "
-            f"[model] attention"
+            f"{setting} = {name!r}; expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}; change "
+            f"[model] {setting}"
         )
 
 

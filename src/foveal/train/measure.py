@@ -84,6 +84,17 @@ def choose_attention(
     }
 
 
+def chosen_head(policy: Policy, *, message: Callable[[str], None]) -> dict[str, str]:
+    """How the head's maths runs, for the run's record; tells where it had to give way.
+
+    Raises: FovealError, when the way that is asked for cannot run.
+    """
+    if policy.head.fault is None:
+        return {"head": policy.head.path}
+    message(f"the head runs plain: {policy.head.fault}")
+    return {"head": policy.head.path, "head_fault": policy.head.fault}
+
+
 MALLOC_OPTIONS = {-1: 2**31 - 1, -2: 64 << 20, -3: 32 << 20}
 """Values of glibc's M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD (its largest), bytes."""
 

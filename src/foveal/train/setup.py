@@ -33,6 +33,7 @@ def policy_of(config: RunConfig) -> Policy:
         resolve_model(config.model.path),
         dtype=dtype,
         attention=config.model.attention,
+        head=config.model.head,
         device=resolve_device(config.model.device),
     )
     if config.model.freeze_vision:
