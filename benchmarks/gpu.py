@@ -6,7 +6,8 @@
 Random weights in the published shapes of Qwen2.5-VL-3B and -7B; needs torch and transformers alone. It checks
 the shared forward against transformers' own in float32 and bfloat16, then measures a step of GRPO, PAPO and
 CPPO by phase with its share of the device's arithmetic; one group's update packed (by each way to attend),
-with a cached prefix, and plain; the sampler against the memory's bandwidth; the longest context that fits.
+with a cached prefix, and plain; the head plain, compiled, and by fused kernels of others that are installed;
+the sampler against the memory's bandwidth; the longest context that fits.
 A part that runs out of memory or fails is reported as such and the rest goes on. Prints a table and writes a
 JSON after each part; ends with 1 where a part failed or a check did not hold.
 """
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch
 import transformers
+from gpu_head import HEAD_NUMBERS, HEADS, heads
 from gpu_model import SHAPES, maker
 from gpu_parts import Numbers, Work, correctness, longest, machine, sampler, step, ways
 from transformers.utils.logging import disable_progress_bar
@@ -101,6 +103,8 @@ def main() -> int:
             run_part(report, args.json, f"step {name}", lambda name=name: step(work, name))
         for name in WAYS:
             run_part(report, args.json, f"one group {name}", lambda name=name: ways(work, name))
+        for name in HEADS:
+            run_part(report, args.json, f"head {name}", lambda name=name: heads(work, name))
         rate = measured.get("memory_gb_s")
         run_part(report, args.json, "sampler", lambda: sampler(work, rate))
         run_part(report, args.json, "longest", lambda: longest(work, is_out_of_memory))
@@ -223,6 +227,7 @@ def table(report: Numbers) -> str:
         part, ratios = parts[f"one group {name}"], found.get("seconds_over_packed", {})
         cells = [_cell(part, "seconds"), _cell(ratios, name), _cell(part, "peak_gib"), _cell(part, "path")]
         lines.append(_row(name, cells))
+    lines += _head_lines(parts)
     lines += ["", "| other | |", "|---|---|"]
     for name in ("machine", "correctness", "sampler", "longest"):
         part = parts[name]
@@ -231,6 +236,18 @@ def table(report: Numbers) -> str:
     if report["not_measured"]:
         lines += ["", f"Not measured on a {report['device_type']}: {', '.join(report['not_measured'])}."]
     return "\n".join(lines)
+
+
+def _head_lines(parts: dict[str, Numbers]) -> list[str]:
+    keys = ("rows", *HEAD_NUMBERS)
+    lines = ["", _row("head, forward and backward", [key.replace("_", " ") for key in keys])]
+    lines.append("|---" * (1 + len(keys)) + "|")
+    for name in HEADS:
+        part = parts[f"head {name}"]
+        found = [_row(name, [_cell(one, key) for key in keys]) for one in part.get("measured", ())]
+        none = [part.get("note") or _cell(part, "rows"), *[""] * len(HEAD_NUMBERS)]
+        lines += found or [_row(name, none)]
+    return lines
 
 
 def _row(name: str, cells: list[str]) -> str:

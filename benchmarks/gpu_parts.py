@@ -281,7 +281,7 @@ def step(work: Work, objective_name: str) -> Numbers:
     settings = StepSettings(temperature=1.0, micro_batch_tokens=work.micro_batch_tokens)
     sampling = Sampling(group_size=work.group, max_new_tokens=work.response, min_new_tokens=work.response + 1)
     kept: list[dict[str, float]] = []
-    found: Numbers = {"path": policy.attention_path}
+    found: Numbers = {"path": policy.attention_path, "head": policy.head.path}
     with work.peak(found):
         for number in range(work.steps + 1):
             problems = [work.problem(number * work.prompts + n) for n in range(work.prompts)]

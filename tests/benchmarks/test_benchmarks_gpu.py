@@ -1,16 +1,22 @@
 """The benchmark for a GPU, run on a CPU in its tiny shape: every part works, and none takes the rest down."""
 
 import json
+import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gpu
+import gpu_head
 import gpu_model as model
 import gpu_parts as parts
 import pytest
 import torch
 import workload
+from torch import Tensor
+
+from foveal.policy import vocabulary
 
 CPU = torch.device("cpu")
 
@@ -58,6 +64,10 @@ def test_the_tiny_shape_runs_whole_on_a_cpu(
     sums = [found[f"one group {way}"]["logprob_sum"] for way in gpu.WAYS]
     assert sums == pytest.approx([sums[0]] * len(sums), abs=1e-3)
     assert found["longest"]["does_not_fit"] is None and found["longest"]["fits_tokens"] == 100
+    plain = found["head plain"]["measured"]
+    assert [one["rows"] for one in plain] == [8, 24] and all(one["seconds"] > 0 for one in plain)
+    assert all(one["logprob_rms"] == one["gradient"] == 0 for one in plain)
+    assert found["head compiled"]["note"] == found["head liger"]["note"] == "the device is no GPU"
     assert "peak memory" in report["not_measured"]
     printed = capsys.readouterr().out
     assert "| cppo |" in printed and "Not measured on a cpu: peak memory" in printed
@@ -86,6 +96,7 @@ def test_a_part_that_fails_is_reported_and_the_rest_goes_on(
     for part in ("machine", "step", "longest"):
         monkeypatch.setattr(gpu, part, failing)
     monkeypatch.setattr(gpu, "ways", lambda work, way: {"seconds": 2.0})
+    monkeypatch.setattr(gpu, "heads", lambda work, way: {"note": f"no {way}"})
     monkeypatch.setattr(gpu, "correctness", lambda work: {"float32_ok": True})
     monkeypatch.setattr(gpu, "sampler", lambda work, rate: {"given": rate})
     file = tmp_path / "numbers.json"
@@ -93,12 +104,13 @@ def test_a_part_that_fails_is_reported_and_the_rest_goes_on(
     found = json.loads(file.read_text())["parts"]
     assert str(failure) in found["step cppo"][key] and str(failure) in found["longest"][key]
     assert found["one group plain"]["seconds"] == 2.0 and found["sampler"]["given"] is None
-    assert shown in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert shown in printed and "| verl | no verl |" in printed
 
 
 def test_a_check_that_does_not_hold_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "maker", lambda *given: nullcontext())
-    for part in ("machine", "step", "longest", "ways", "sampler"):
+    for part in ("machine", "step", "longest", "ways", "heads", "sampler"):
         monkeypatch.setattr(gpu, part, lambda *given: {})
     monkeypatch.setattr(gpu, "correctness", lambda work: {"float32_ok": True, "bfloat16_ok": False})
     assert run(monkeypatch) == 1
@@ -157,3 +169,37 @@ def test_the_sampler_is_held_against_what_a_token_step_must_read(monkeypatch: py
     seconds = 4 * (2 * layer + 64 * 700 + keys) / 2e9
     assert found["bound_tokens_per_s"] == pytest.approx(6 / seconds)
     assert found["share_of_bound"] == pytest.approx(seconds / 0.1)
+
+
+class Fused:
+    """Another's head: the negative log-probability and the entropy, in the type of the states."""
+
+    @staticmethod
+    def apply(hidden: Tensor, weight: Tensor, targets: Tensor, *more: object) -> tuple[Tensor, Tensor]:
+        assert more == (1.0, -100, 1, True)
+        logs = torch.log_softmax((hidden @ weight.t()).float(), -1)
+        return -logs.gather(-1, targets[:, None])[:, 0], -(logs.exp() * logs).sum(-1).to(hidden.dtype)
+
+
+def test_heads_of_others_are_measured_where_they_are_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ops: Any = ModuleType("liger_kernel.ops")
+    ops.LigerFusedLinearScaledCrossEntropyFunction = Fused
+    monkeypatch.setitem(sys.modules, "liger_kernel", ModuleType("liger_kernel"))
+    monkeypatch.setitem(sys.modules, "liger_kernel.ops", ops)
+    monkeypatch.setitem(sys.modules, "verl", None)
+    monkeypatch.setattr(parts.Work, "cuda", True)
+    monkeypatch.setattr(parts.Work, "sync", lambda work: None)
+    monkeypatch.setattr(gpu_head, "_peak", lambda run: 0.5)
+    monkeypatch.setattr(vocabulary, "BACKEND", "eager")
+    vocabulary._compiled.cache_clear()
+    with model.maker("tiny", CPU) as made:
+        found = {name: gpu_head.heads(small(made), name) for name in gpu_head.HEADS}
+        monkeypatch.setattr(Fused, "apply", lambda *given: 1 / 0)
+        failed = gpu_head.heads(small(made), "liger")
+    vocabulary._compiled.cache_clear()
+    for name in ("compiled", "liger"):
+        last = found[name]["measured"][-1]
+        assert last["rows"] == 24 and last["seconds"] > 0 and last["peak_gib"] == 0.5
+        assert max(last["logprob_rms"], last["entropy_rms"], last["gradient"]) < 1e-6
+    assert found["verl"]["note"].startswith("not installed: ")
+    assert failed == {"note": "failed: ZeroDivisionError: division by zero"}
