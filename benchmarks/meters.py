@@ -85,8 +85,8 @@ def watching(policy: Any, phases: Phases) -> Iterator[None]:  # noqa: ANN401
         embeddings = kwargs["inputs_embeds"]
         phases.count("lm_positions", embeddings.shape[0] * embeddings.shape[1])
 
-    def decoder(model: Any) -> Callable[..., Any]:  # noqa: ANN401
-        return _counted(make_decoder(model), phases)
+    def decoder(*args: Any) -> Callable[..., Any]:  # noqa: ANN401
+        return _counted(make_decoder(*args), phases)
 
     with ExitStack() as stack:
         stack.enter_context(listening(phases))

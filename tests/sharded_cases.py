@@ -14,7 +14,7 @@ RANKS = 2
 SHARES = (MIXED[:2], (MIXED[0], MIXED[3]))
 
 
-def train_share(rank: int, port: int, folder: str, path: str, out: str) -> None:
+def train_share(rank: int, port: int, folder: str, path: str, linears: str, out: str) -> None:
     """One rank's share; the first writes the relative distance of the summed gradient."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
@@ -26,7 +26,7 @@ def train_share(rank: int, port: int, folder: str, path: str, out: str) -> None:
         inputs = batch(whole, *share)
         (whole(inputs, CLEAN).logprobs * weights(inputs, torch.float32)).sum().backward()
     wanted = {name: p.grad for name, p in whole.model.named_parameters()}
-    policy = load_policy(folder, attention=path)
+    policy = load_policy(folder, attention=path, linears=linears)
     policy.model.gradient_checkpointing_enable()  # type: ignore[operator]
     mesh = distributed.device_mesh.init_device_mesh("cpu", (RANKS,))
     blocks = policy.model.model.visual.blocks  # type: ignore[union-attr]

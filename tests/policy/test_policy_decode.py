@@ -11,6 +11,7 @@ from foveal.policy import Policy, load_policy
 from foveal.policy.decode import DecodeCache, LayerDecoder
 from foveal.policy.families.qwen2_5_vl import Qwen25VL
 from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
+from foveal.policy.linears import PLAIN, Linears
 from foveal.rollout.local import LocalEngine
 from foveal.types import Completion, Sampling
 from policy_cases import NONE, ONE, TALL, TWO
@@ -73,10 +74,10 @@ def test_the_cache_attends_as_a_loop_over_rows(lengths: tuple[int, ...], keep: b
 def test_merged_weights_draw_what_the_models_own_layers_draw(
     policy: Policy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(policy.family.decoder(policy.model), MergedDecoder)
+    assert isinstance(policy.family.decoder(policy.model, PLAIN), MergedDecoder)
     merged = drawn(policy)
 
-    def layers(family: Qwen25VL, model: nn.Module) -> LayerDecoder:
+    def layers(family: Qwen25VL, model: nn.Module, linears: Linears) -> LayerDecoder:
         return LayerDecoder(hidden=partial(family.hidden, model), axes=3)
 
     monkeypatch.setattr(Qwen25VL, "decoder", layers)
@@ -92,7 +93,7 @@ def test_layers_that_are_not_plain_are_run_themselves(policy: Policy) -> None:
 
     plain = drawn(policy)
     policy.model.model.language_model.layers[0].mlp.up_proj.__class__ = Doubled  # type: ignore[union-attr]
-    assert isinstance(policy.family.decoder(policy.model), LayerDecoder)
+    assert isinstance(policy.family.decoder(policy.model, PLAIN), LayerDecoder)
     assert drawn(policy) != plain
 
 

@@ -3,7 +3,7 @@ and what runs the text layers on it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -149,9 +149,3 @@ class DecodeCache:
             prefix_bias=None if self.prefix_bias is None else self.prefix_bias[groups],
             own={layer: (chosen(k), chosen(v)) for layer, (k, v) in self.own.items()},
         )
-
-
-def plain_linear(module: Any) -> bool:  # noqa: ANN401
-    """Whether a layer is an ordinary linear one, whose weights can be read: an adapter's or a quantised one
-    is not."""
-    return type(module) is torch.nn.Linear

@@ -2,8 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from foveal.policy.linears import PLAIN, Linears, fits, linear
 from foveal.policy.vocabulary import HeadPath, line, sloped, summed, wide
 from foveal.ranges import HEAD, spanned
 
@@ -24,6 +24,7 @@ def token_stats(
     *,
     temperature: float,
     path: HeadPath = "plain",
+    linears: Linears = PLAIN,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each target and entropy of its distribution, both [n] in nats and float32.
 
@@ -32,20 +33,30 @@ def token_stats(
 
     hidden: [n, H]; weight: [V, H]; targets: [n]. `path` is how all but the matrix products runs.
     """
-    logprobs, entropy = _TokenStats.apply(hidden, weight, bias, targets, 1.0 / temperature, path)  # type: ignore[no-untyped-call]
+    logprobs, entropy = _TokenStats.apply(  # type: ignore[no-untyped-call]
+        hidden,
+        weight,
+        bias,
+        targets,
+        1.0 / temperature,
+        path,
+        linears if fits(hidden, weight, bias) else PLAIN,
+    )
     return logprobs, entropy
 
 
 @spanned(HEAD)
-def log_distributions(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, temperature: float) -> Tensor:
+def log_distributions(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, *, temperature: float, linears: Linears = PLAIN
+) -> Tensor:
     """Full log-distributions [n, V] of a few tokens, with ordinary autograd."""
-    logits = wide(F.linear(hidden, weight, bias))
+    logits = wide(linear(hidden, weight, bias, linears))
     return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
 
 
 class _TokenStats(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, scale, path):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+    def forward(ctx, hidden, weight, bias, targets, scale, path, linears):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         rows, words = hidden.shape[0], weight.shape[0]
         held = CHUNK_ELEMENTS if hidden.device.type == "cpu" else DEVICE_CHUNK_ELEMENTS
         step = max(1, held // words)
@@ -55,11 +66,11 @@ class _TokenStats(torch.autograd.Function):
         kept = None
         for start in range(0, rows, step):
             part = slice(start, start + step)
-            logits = F.linear(hidden[part], weight, bias)
+            logits = linears.product(hidden[part], weight, bias)
             logits, sums[:, part] = summed(logits, targets[part], scale=scale, path=path)
             kept = logits if keep else None
         ctx.save_for_backward(hidden, weight, bias, targets, sums, kept)
-        ctx.scale, ctx.step, ctx.path = scale, step, path
+        ctx.scale, ctx.step, ctx.path, ctx.linears = scale, step, path, linears
         ctx.set_materialize_grads(False)
         _, total, mean, drawn = sums[..., 0]
         return drawn - total.log(), total.log() - mean
@@ -71,6 +82,8 @@ class _TokenStats(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden)
         # Sums over chunks in 16 bits would lose what each adds.
         wider = weight.dtype.itemsize == 2 and hidden.shape[0] > ctx.step
+        # A product of its own for each of many chunks would be one more [V H] in memory and its sum.
+        apart = ctx.linears.weight_grad and hidden.shape[0] <= ctx.step
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight, dtype=torch.float32 if wider else None)
@@ -78,12 +91,12 @@ class _TokenStats(torch.autograd.Function):
         given = line(grad_logprobs, grad_entropy, sums, scale=ctx.scale)
         for start in range(0, hidden.shape[0], ctx.step):
             part = slice(start, start + ctx.step)
-            logits = F.linear(hidden[part], weight, bias) if kept is None else kept
+            logits = ctx.linears.product(hidden[part], weight, bias) if kept is None else kept
             how = {"scale": ctx.scale, "kept": kept is not None, "dtype": hidden.dtype, "path": ctx.path}
             slope = sloped(logits, targets[part], sums[0, part], given.of(part), **how)
-            grad_hidden[part] = slope @ weight
-            if grad_weight is not None and wider:
-                grad_weight += slope.t() @ hidden[part]
+            grad_hidden[part] = ctx.linears.grad_of_input(slope, weight)
+            if grad_weight is not None and (wider or apart):
+                grad_weight += ctx.linears.grad_of_weight(slope, hidden[part])
             elif grad_weight is not None:
                 grad_weight.addmm_(slope.t(), hidden[part])
             if grad_bias is not None:
@@ -92,4 +105,4 @@ class _TokenStats(torch.autograd.Function):
             del logits, slope
         if grad_weight is not None:
             grad_weight = grad_weight.to(weight.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None

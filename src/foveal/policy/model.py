@@ -19,6 +19,7 @@ from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
 from foveal.policy.head_paths import HeadChoice, head_choice, require_head_name
 from foveal.policy.held import HeldPart, HeldPrompts, HeldRow
+from foveal.policy.linears import PLAIN, Linears, linears_of
 from foveal.policy.merge import KeysValues
 from foveal.policy.paths import attention_path, require_path_name
 from foveal.policy.processing import PROCESSOR_FILES, Encoded, Processor
@@ -56,7 +57,13 @@ class Policy(nn.Module):
         self.attention_path: AttentionPath = path
         self.held = HeldPrompts(model=model)
         self._head_setting = head
+        self.linears = PLAIN
         self._seen = WeakTensorKeyDictionary()
+
+    def use_linears(self, linears: Linears) -> None:
+        """Make the products of linear layers so, from now on: in the layers, the head and decoding."""
+        self.family.use_linears(self.model, linears)
+        self.linears = linears
 
     @property
     def device(self) -> torch.device:
@@ -88,8 +95,15 @@ class Policy(nn.Module):
         states = self._states(inputs, view, row)
         weight, bias = self.family.head(self.model)
         scored = states[row.predict]
+        linears = self.linears
         logprobs, entropy = token_stats(
-            scored, weight, bias, row.targets, temperature=temperature, path=self.head.path
+            scored,
+            weight,
+            bias,
+            row.targets,
+            temperature=temperature,
+            path=self.head.path,
+            linears=linears,
         )
         empty = logprobs.new_zeros(size[0] * size[1])
         places = row.place
@@ -97,7 +111,9 @@ class Policy(nn.Module):
         def log_probs_at(mask: Tensor) -> Tensor:
             kept = mask.reshape(-1)[places]
             order = places[kept].argsort()
-            return log_distributions(scored[kept][order], weight, bias, temperature=temperature)
+            return log_distributions(
+                scored[kept][order], weight, bias, temperature=temperature, linears=linears
+            )
 
         return TokenStats(
             logprobs=empty.index_copy(0, places, logprobs).view(size),
@@ -224,16 +240,20 @@ def load_policy(
     dtype: torch.dtype = torch.float32,
     attention: str = "auto",
     head: str = "auto",
+    linears: str = "torch",
     device: torch.device | str = "cpu",
 ) -> Policy:
     """Load a model folder or hub id with its family adapter.
 
-    `attention`: "auto" or a path that `attention_path` takes; `head`: the same of `head_choice`.
+    `attention`: "auto" or a path that `attention_path` takes; `head`: the same of `head_choice`; `linears`: of
+    `linears_of`.
     Raises: FovealError, when there is no such model, its weights are not whole, it has no adapter, or the
-    attention does not fit the device.
+    attention or the linears do not fit the device.
     """
+    device = torch.device(device)
     require_path_name(attention)
     require_head_name(head)
+    products = linears_of(linears, device=device, dtype=dtype)
     folder = local_folder(path, setting="--model or [model] path")
     # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -258,10 +278,11 @@ def load_policy(
             f"folder again"
         )
     family.adapt(model)
-    device = torch.device(device)
     model.to(device)
     text = config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     chosen = attention_path(attention, device=device, dtype=dtype, head_width=width)
     model.train()
-    return Policy(model, family, Processor(folder, family), path=chosen, head=head)
+    policy = Policy(model, family, Processor(folder, family), path=chosen, head=head)
+    policy.use_linears(products)
+    return policy

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from foveal.keys import Key, generator
 from foveal.policy.decode import DecodeCache
+from foveal.policy.linears import FixedLinear
 from foveal.policy.model import Policy
 from foveal.policy.processing import Encoded
 from foveal.ranges import DECODE, DRAW, HEAD, PREFILL, SAMPLING, TEXT, span, spanned
@@ -74,7 +74,7 @@ class LocalEngine:
         hold = view == CLEAN and whole <= sampling.hold_tokens
         states, captured = _prefill(policy, encoded, hold=hold)
         cache = DecodeCache.of(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
-        decoder = policy.family.decoder(policy.model)
+        decoder = policy.family.decoder(policy.model, policy.linears)
         draw = _Draw(policy, sampling, self._noise(problems, sampling, key))
         rows = len(problems) * g
         device = states.device
@@ -162,7 +162,7 @@ class _Draw:
     """Tokens, their log-probabilities and, where wanted, the entropies of their distributions."""
 
     def __init__(self, policy: Policy, sampling: Sampling, noise: Tensor | None) -> None:
-        self.weight, self.bias = policy.family.head(policy.model)
+        self.head = FixedLinear(*policy.family.head(policy.model), policy.linears)
         self.sampling = sampling
         self.noise = noise
         device = policy.device
@@ -172,7 +172,7 @@ class _Draw:
     @spanned(DRAW)
     def __call__(self, states: Tensor, active: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
         with span(HEAD):
-            logits = F.linear(states, self.weight, self.bias).float()
+            logits = self.head(states).float()
         if self.sampling.temperature > 0:
             logits = logits / self.sampling.temperature
         logprobs = torch.log_softmax(logits, dim=-1)

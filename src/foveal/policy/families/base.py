@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from foveal.policy.attention import Layout
 from foveal.policy.decode import Decoder
+from foveal.policy.linears import Linears
 from foveal.spec import FovealError
 
 FAMILIES: Mapping[str, str] = {
@@ -27,6 +28,10 @@ class Family(Protocol):
 
     def adapt(self, model: nn.Module) -> None:
         """Register the shared attention on a freshly loaded model and replace what is slow and equal."""
+        ...
+
+    def use_linears(self, model: nn.Module, linears: Linears) -> None:
+        """Let the linear layers of an adapted model, and what stands for one, make their products so."""
         ...
 
     def visual_tokens(self, grids: Tensor) -> Tensor:
@@ -53,7 +58,7 @@ class Family(Protocol):
         """Last hidden states [S, H] of a packed row with embeddings [S, H] and positions [rows, S]."""
         ...
 
-    def decoder(self, model: nn.Module) -> Decoder:
+    def decoder(self, model: nn.Module, linears: Linears) -> Decoder:
         """What runs one new token of each completion; it may hold copies of the weights of the moment."""
         ...
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from foveal.policy.attention import SHARED, WINDOWS, Layout
 from foveal.policy.decode import Decoder, LayerDecoder
 from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
+from foveal.policy.linears import PLAIN, Linears, linear, route
 from foveal.spec import FovealError
 
 
@@ -35,8 +35,13 @@ class Qwen25VL:
     def adapt(self, model: nn.Module) -> None:
         """Set the attention functions; make the patch embedding, whose stride is its kernel, a product."""
         model.set_attn_implementation({"text_config": SHARED, "vision_config": WINDOWS})  # type: ignore[operator]
+        self.use_linears(model, PLAIN)
+
+    def use_linears(self, model: nn.Module, linears: Linears) -> None:
+        """The linear layers and the patch embedding."""
+        route(model, linears)
         visual: Any = model.model.visual  # type: ignore[union-attr]
-        visual.patch_embed.forward = _PatchProduct(visual.patch_embed.proj)
+        visual.patch_embed.forward = _PatchProduct(visual.patch_embed.proj, linears)
 
     def visual_tokens(self, grids: Tensor) -> Tensor:
         """Patches over merge squared, for each picture."""
@@ -94,11 +99,11 @@ class Qwen25VL:
         ).last_hidden_state[0]
         return output
 
-    def decoder(self, model: nn.Module) -> Decoder:
+    def decoder(self, model: nn.Module, linears: Linears) -> Decoder:
         """Merged weights; the model's own layers where some are not plain linear ones."""
         text: Any = model.model.language_model  # type: ignore[union-attr]
         if MergedDecoder.fits(text):
-            return MergedDecoder(text)
+            return MergedDecoder(text, linears)
         return LayerDecoder(hidden=partial(self.hidden, model), axes=3)
 
     def head(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -114,9 +119,11 @@ class Qwen25VL:
 class _PatchProduct:
     """The patch embedding as one matrix product: equal to rounding, on a CPU several times faster."""
 
-    def __init__(self, projection: nn.Conv3d) -> None:
+    def __init__(self, projection: nn.Conv3d, linears: Linears) -> None:
         self.projection = projection
+        self.linears = linears
 
     def __call__(self, patches: Tensor) -> Tensor:
         weight = self.projection.weight
-        return F.linear(patches.to(weight.dtype), weight.view(weight.shape[0], -1), self.projection.bias)
+        flat = weight.view(weight.shape[0], -1)
+        return linear(patches.to(weight.dtype), flat, self.projection.bias, self.linears)

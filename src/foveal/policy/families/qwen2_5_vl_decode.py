@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from foveal.policy.decode import DecodeCache, plain_linear
+from foveal.policy.decode import DecodeCache
+from foveal.policy.linears import FixedLinear, Linears, plain_linear
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,12 +16,11 @@ class _Layer:
     """Weights of one layer; queries come out scaled."""
 
     before: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor
-    out: Tensor
+    qkv: FixedLinear
+    out: FixedLinear
     after: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: FixedLinear
+    down: FixedLinear
 
 
 class MergedDecoder:
@@ -30,7 +30,7 @@ class MergedDecoder:
     the same position in all rows of M-RoPE, so its rotary table is that of one row.
     """
 
-    def __init__(self, text: Any) -> None:  # noqa: ANN401
+    def __init__(self, text: Any, linears: Linears) -> None:  # noqa: ANN401
         config = text.config
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
@@ -39,7 +39,7 @@ class MergedDecoder:
         self.inverse: Tensor = text.rotary_emb.inv_freq
         self.rotary_scale: float = text.rotary_emb.attention_scaling
         self.last: Tensor = text.norm.weight
-        self.layers = [self._layer(layer) for layer in text.layers]
+        self.layers = [self._layer(layer, linears) for layer in text.layers]
 
     @staticmethod
     def fits(text: Any) -> bool:  # noqa: ANN401
@@ -61,15 +61,15 @@ class MergedDecoder:
         states, size = embeddings, (embeddings.shape[-1],)
         for number, layer in enumerate(self.layers):
             found = F.rms_norm(states, size, layer.before, self.epsilon)
-            found = F.linear(found, layer.qkv, layer.qkv_bias).view(-1, heads + 2 * kv, width)
+            found = layer.qkv(found).view(-1, heads + 2 * kv, width)
             turned = found[:, : heads + kv]
             swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
             turned = torch.addcmul(turned * cos, swapped, sin)
             found = cache.attend(number, turned[:, :heads], turned[:, heads:], found[:, heads + kv :])
-            states = torch.addmm(states, found.view(len(states), -1), layer.out)
+            states = layer.out.added(states, found.view(len(states), -1))
             found = F.rms_norm(states, size, layer.after, self.epsilon)
-            gate, up = F.linear(found, layer.gate_up).chunk(2, dim=-1)
-            states = torch.addmm(states, F.silu(gate).mul_(up), layer.down)
+            gate, up = layer.gate_up(found).chunk(2, dim=-1)
+            states = layer.down.added(states, F.silu(gate).mul_(up))
         return F.rms_norm(states, size, self.last, self.epsilon)
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -81,16 +81,19 @@ class MergedDecoder:
             torch.cat((-sin, sin), dim=-1)[:, None].to(dtype),
         )
 
-    def _layer(self, layer: Any) -> _Layer:  # noqa: ANN401
+    def _layer(self, layer: Any, linears: Linears) -> _Layer:  # noqa: ANN401
         attention, mlp, scale = layer.self_attn, layer.mlp, layer.self_attn.scaling
         parts: tuple[nn.Linear, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
         factors = (scale, 1.0, 1.0)
         return _Layer(
             before=layer.input_layernorm.weight,
-            qkv=torch.cat([m.weight * factor for m, factor in zip(parts, factors, strict=True)]),
-            qkv_bias=torch.cat([m.bias * factor for m, factor in zip(parts, factors, strict=True)]),
-            out=attention.o_proj.weight.t(),
+            qkv=FixedLinear(
+                torch.cat([m.weight * factor for m, factor in zip(parts, factors, strict=True)]),
+                torch.cat([m.bias * factor for m, factor in zip(parts, factors, strict=True)]),
+                linears,
+            ),
+            out=FixedLinear(attention.o_proj.weight, None, linears),
             after=layer.post_attention_layernorm.weight,
-            gate_up=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-            down=mlp.down_proj.weight.t(),
+            gate_up=FixedLinear(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), None, linears),
+            down=FixedLinear(mlp.down_proj.weight, None, linears),
         )
