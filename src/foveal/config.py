@@ -67,6 +67,9 @@ class ModelConfig(Config):
     head: Literal["auto", "plain", "compiled"] = "auto"
     """How log-probabilities and entropies are made of logits; "auto" takes compiled on CUDA, once it agrees
     with plain, and plain elsewhere."""
+    linears: Literal["auto", "torch", "onednn"] = "auto"
+    """Whose matrix products linear layers take on a CPU in float32; "auto" measures them in training, kind by
+    kind, and takes torch's elsewhere. All are exact and round differently."""
     device: str = "auto"
     """Torch device; "auto" takes the first accelerator, else the CPU."""
     freeze_vision: bool = False

@@ -245,8 +245,7 @@ def load_policy(
 ) -> Policy:
     """Load a model folder or hub id with its family adapter.
 
-    `attention`: "auto" or a path that `attention_path` takes; `head`: the same of `head_choice`; `linears`: of
-    `linears_of`.
+    `attention`, `head`, `linears`: what `attention_path`, `head_choice` and `linears_of` take.
     Raises: FovealError, when there is no such model, its weights are not whole, it has no adapter, or the
     attention or the linears do not fit the device.
     """

@@ -32,6 +32,7 @@ from foveal.train.clock import Clock
 from foveal.train.draw import Order, draw_groups
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
+from foveal.train.linears import choose_linears
 from foveal.train.measure import choose_attention, chosen_head, keep_freed_memory, measure
 from foveal.train.paths import with_absolute_paths
 from foveal.train.profile import Profiler, require_steps
@@ -144,6 +145,9 @@ class Run:
             config, policy, longest=longest, recorded=run.measured, message=watcher.message
         )
         run.measured |= chosen_head(policy, message=watcher.message)
+        run.measured |= choose_linears(
+            config.model.linears, policy, reference, recorded=run.measured, message=watcher.message
+        )
         run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
         return run
 

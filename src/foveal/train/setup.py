@@ -34,6 +34,7 @@ def policy_of(config: RunConfig) -> Policy:
         dtype=dtype,
         attention=config.model.attention,
         head=config.model.head,
+        linears=config.model.linears,
         device=resolve_device(config.model.device),
     )
     if config.model.freeze_vision:
