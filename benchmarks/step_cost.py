@@ -50,6 +50,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="run the prompts again in the update, instead of holding their graph from sampling",
     )
+    parser.add_argument(
+        "--linears", choices=("torch", "onednn", "auto"), default="torch", help="as [model] linears of a run"
+    )
     parser.add_argument("--flops", action="store_true", help="count FLOPs in one more step")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -86,7 +89,9 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
+        from foveal.policy.linears import Linears
         from foveal.rollout.local import LocalEngine
+        from foveal.train.linears import measure_linears
         from foveal.train.step import StepSettings
         from foveal.types import CLEAN, Sampling
 
@@ -94,6 +99,8 @@ class Bench:
         self.objective = workload.objective(args.objective, gated=args.gated)
         self.perturbations = workload.perturbations()
         self.policy = workload.load(args.checkpoint)
+        self.linears = measure_linears(args.linears, self.policy)["linears"]
+        self.policy.use_linears(Linears.of(self.linears))
         if args.checkpointing:
             model: Any = self.policy.model
             newer = getattr(model, "activation_checkpointing_enable", None)
@@ -218,6 +225,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 "micro_batch_tokens",
             )
         },
+        "linears": bench.linears,
         "prompt_tokens": last.prompt_tokens,
         "mean_length": round(tokens / (args.prompts * args.group), 2),
         "cpu_seconds_per_step": round(seconds, 4),

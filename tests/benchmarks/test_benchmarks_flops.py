@@ -8,7 +8,9 @@ import torch
 from flops import GroupShape, Widths
 
 from foveal.policy import load_policy
-from foveal.types import CLEAN
+from foveal.policy.linears import ONEDNN, PLAIN
+from foveal.rollout.local import LocalEngine
+from foveal.types import CLEAN, Sampling
 from policy_cases import NONE, ONE, TALL, TWO, batch, problem
 
 HAND = Widths(
@@ -96,6 +98,19 @@ def test_the_split_path_does_exactly_the_closed_formula(tiny_folder: Path, case:
         policy(inputs, CLEAN).logprobs.sum().backward()
     assert scored.get_total_flops() == flops.no_gradient_pass(widths, groups)
     assert trained.get_total_flops() == flops.gradient_pass(widths, groups)
+
+
+def test_every_product_of_onednn_is_counted(tiny_folder: Path) -> None:
+    policy = load_policy(str(tiny_folder), attention="split")
+    inputs = batch(policy, *EVEN["two_pictures"])
+    found = []
+    for chosen in (PLAIN, ONEDNN):
+        policy.use_linears(chosen)
+        with flops.counter() as counted:
+            policy(inputs, CLEAN).logprobs.sum().backward()
+            LocalEngine(policy).generate([TWO], sampling=Sampling(group_size=2, max_new_tokens=4), key=(0,))
+        found.append(counted.get_total_flops())
+    assert found[0] == found[1] > 0
 
 
 def test_the_dense_path_costs_more_than_the_floor(tiny_folder: Path) -> None:

@@ -170,3 +170,12 @@ def test_arguments_that_make_no_sense_are_refused(
 def test_a_missing_checkpoint_is_named_without_a_traceback(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"--checkpoint: no such model: .*gone"):
         step_cost.main(["--checkpoint", str(tmp_path / "gone")])
+
+
+@pytest.mark.parametrize("setting", ["torch", "onednn", "auto"])
+def test_the_products_that_were_used_are_told_and_cost_no_more(tiny_folder: Path, setting: str) -> None:
+    found = line(tiny_folder, "--response", "5", "--linears", setting)
+    # A model of the tests is too small for "auto" to leave torch's.
+    wanted = "onednn" if setting == "onednn" else "torch"
+    assert found["linears"] == dict.fromkeys(("forward", "input_grad", "weight_grad", "decode"), wanted)
+    assert found["floor_flops"] <= found["flops"] <= 1.02 * found["floor_flops"]
