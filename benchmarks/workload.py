@@ -155,15 +155,13 @@ def ending_after(wanted: Sequence[int]) -> Iterator[None]:
 
     from foveal.rollout import local
 
-    counts = torch.tensor(list(wanted))
+    class Ending(local.Draw):
+        def __init__(self, policy: Any, sampling: Any) -> None:  # noqa: ANN401
+            super().__init__(policy, sampling)
+            self.counts = torch.tensor(list(wanted), device=policy.device)
 
-    class Ending(local._Draw):
-        def __call__(self, states: Any, active: Any, step: int) -> Any:  # noqa: ANN401
-            self.over = counts.to(active.device)[active] <= step + 1
-            return super().__call__(states, active, step)
+        def is_end(self, token: Any, rows: Any, step: Any) -> Any:  # noqa: ANN401
+            return self.counts[rows] <= step + 1
 
-        def is_end(self, token: Any) -> Any:  # noqa: ANN401
-            return self.over
-
-    with mock.patch.object(local, "_Draw", Ending):
+    with mock.patch.object(local, "Draw", Ending):
         yield

@@ -11,7 +11,7 @@ from foveal.jobs.folder import claim
 from foveal.objectives.extension import build_objective
 from foveal.objectives.papo import PAPO
 from foveal.objectives.sequence import cispo_loss
-from foveal.rollout.local import _inverse_cdf
+from foveal.rollout.draw import inverse_cdf
 from foveal.spec import ConfigError, FovealError
 from foveal.train.contract import require_advantages, require_terms
 from foveal.types import CLEAN, Count, Term
@@ -133,8 +133,12 @@ def test_a_huge_clip_of_cispo_leaves_ratios_as_they_are() -> None:
 
 
 def test_no_token_is_drawn_where_the_weights_are_not_finite() -> None:
-    found = _inverse_cdf(torch.full((1, 5), torch.nan), torch.tensor([0.5]).double(), top_p=1.0)
-    assert found.item() == 5  # one beyond the last: the sampler refuses it
+    for size in (5, 5000):
+        weights = torch.full((3, size), torch.nan)
+        weights[1], weights[2] = 1.0, 0.0
+        token, sound = inverse_cdf(weights, torch.tensor([0.5] * 3).double(), top_p=1.0)
+        assert sound.tolist() == [False, True, False]  # the sampler refuses a batch with an unsound row
+        assert int(token.max()) < size
 
 
 def test_advantages_of_another_shape_are_refused() -> None:

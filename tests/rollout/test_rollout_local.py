@@ -10,7 +10,9 @@ import torch
 from foveal.data.collate import collate
 from foveal.policy import Policy, load_policy
 from foveal.policy.decode import DecodeCache
-from foveal.rollout import local
+from foveal.rollout import draw as draws
+from foveal.rollout import local, rows
+from foveal.rollout.draw import inverse_cdf
 from foveal.rollout.local import LocalEngine
 from foveal.types import CLEAN, Completion, Group, Inputs, Problem, Sampling
 from policy_cases import NONE, ONE, TALL, TWO, plain_model, problem
@@ -175,7 +177,7 @@ def test_finished_completions_that_leave_do_not_change_the_others(
     found = draw(policy, problems, group_size=4, max_new_tokens=60)
     assert len(kept) >= 3 and all(n * g <= 27 for n, g in kept)
     assert len({n for n, _ in kept}) > 1 and len({g for _, g in kept}) > 1
-    monkeypatch.setattr(local, "COMPACT_SHARE", -1.0)
+    monkeypatch.setattr(rows, "COMPACT_SHARE", -1.0)
     wanted = draw(policy, problems, group_size=4, max_new_tokens=60)
     assert tokens(found) == tokens(wanted)
     inputs = collated(policy, problems, found)
@@ -238,11 +240,30 @@ def test_inverse_cdf_never_reaches_a_token_without_weight() -> None:
     weights = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]], dtype=torch.float64).expand(4, -1)
     uniform = torch.tensor([0.0, 0.29, 0.31, 1 - 2**-53], dtype=torch.float64)
     for top_p in (1.0, 0.9):
-        found = local._inverse_cdf(weights, uniform, top_p=top_p)
+        found = inverse_cdf(weights, uniform, top_p=top_p)[0]
         assert found.tolist() == [1, 1, 3, 3]
-    assert local._inverse_cdf(weights, uniform, top_p=0.6).tolist() == [3, 3, 3, 3]
+    assert inverse_cdf(weights, uniform, top_p=0.6)[0].tolist() == [3, 3, 3, 3]
     tiny = torch.tensor([[0.1] * 3 + [0.0]], dtype=torch.float64)
-    assert local._inverse_cdf(tiny, uniform[3:], top_p=1.0).tolist() == [2]
+    assert inverse_cdf(tiny, uniform[3:], top_p=1.0)[0].tolist() == [2]
+
+
+@pytest.mark.parametrize("size", [4096, 5000, 9001])
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(
+    size: int, top_p: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights are summed by blocks first; a third of them are 0, in runs longer than a block too."""
+    noise = np.random.default_rng(3)
+    weights = torch.from_numpy(noise.random((64, size)) ** 20).float()
+    weights[:, ::3], weights[:, 700:1400], weights[:, -200:] = 0, 0, 0
+    uniform = torch.from_numpy(np.append(noise.random(60), [0.0, 1 - 2**-53, 0.5, 2**-60]))
+    found, sound = inverse_cdf(weights, uniform, top_p=top_p)
+    monkeypatch.setattr(draws, "LARGE", 10**6)
+    wanted, _ = inverse_cdf(weights, uniform, top_p=top_p)
+    assert bool(sound.all()) and len(set(found.tolist())) > 50
+    assert bool((weights.gather(1, found[:, None]) > 0).all())
+    # Sums in another order: the edge between two neighbours may lie elsewhere by rounding.
+    assert int((found != wanted).sum()) <= 1
 
 
 def test_completions_carry_text_version_and_view(policy: Policy) -> None:
