@@ -106,6 +106,7 @@ def _counted(decoder: Callable[..., Any], phases: Phases) -> Callable[..., Any]:
             phases.count("lm_positions", len(embeddings))
         return found
 
+    run.keeps_shapes = False  # type: ignore[attr-defined]
     return run
 
 

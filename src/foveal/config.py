@@ -99,6 +99,9 @@ class SamplingConfig(Config):
     when_short: Literal["go_on", "stop"] = "go_on"
     """Too few groups after `max_refills` rounds: the step goes on with those, or the run stops (PAPO's
     code)."""
+    decode: Literal["auto", "eager", "graph"] = "auto"
+    """How the local sampler runs a token step: "graph" replays it from CUDA graphs, "eager" calls its kernels
+    one by one; "auto" takes graph on CUDA, once a trial of it holds, and eager elsewhere."""
 
     def sampling(self) -> Sampling:
         """The engine's form."""

@@ -3,6 +3,7 @@
 A range that is entered inside another is a part of it. Here stand all names; views add theirs.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
@@ -52,6 +53,15 @@ _listener: Listener | None = None
 _NOTHING = nullcontext()
 
 
+class _Thread(threading.local):
+    """What holds for one thread alone."""
+
+    unheard = False
+
+
+_thread = _Thread()
+
+
 class _Span:
     """Ranges around a block, each inside the one before."""
 
@@ -69,7 +79,7 @@ class _Span:
 
 def span(*names: str) -> AbstractContextManager[None]:
     """A range around a block; several names are ranges within one another."""
-    return _NOTHING if _listener is None else _Span(_listener, names)
+    return _NOTHING if _listener is None or _thread.unheard else _Span(_listener, names)
 
 
 def spanned(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -78,7 +88,7 @@ def spanned(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if _listener is None:
+            if _listener is None or _thread.unheard:
                 return function(*args, **kwargs)
             with _Span(_listener, names):
                 return function(*args, **kwargs)
@@ -108,3 +118,14 @@ def listening(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _listener = before
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Ranges that this thread enters in the block are nobody's: what it does there is no part of the time
+    line."""
+    before, _thread.unheard = _thread.unheard, True
+    try:
+        yield
+    finally:
+        _thread.unheard = before

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from foveal.policy import Policy, load_policy
-from foveal.policy.decode import DecodeCache, LayerDecoder
+from foveal.policy.decode import DecodeCache, FixedCache, LayerDecoder
 from foveal.policy.families.qwen2_5_vl import Qwen25VL
 from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
 from foveal.policy.linears import PLAIN, Linears
@@ -45,11 +45,14 @@ def looped(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("lengths", [(5,), (4, 4), (6, 1, 3)])
 @pytest.mark.parametrize("keep", [False, True])
-def test_the_cache_attends_as_a_loop_over_rows(lengths: tuple[int, ...], keep: bool) -> None:
+@pytest.mark.parametrize("kind", [DecodeCache, FixedCache])
+def test_the_cache_attends_as_a_loop_over_rows(
+    kind: type[DecodeCache], lengths: tuple[int, ...], keep: bool
+) -> None:
     torch.manual_seed(0)
     n, g = len(lengths), 3
     prefix = [torch.randn(1, KV, sum(lengths), WIDTH, dtype=torch.float64) for _ in range(2)]
-    cache = DecodeCache.of({0: (prefix[0], prefix[1])}, lengths, group_size=g, length=STEPS)
+    cache = kind.of({0: (prefix[0], prefix[1])}, lengths, group_size=g, length=STEPS)
     assert (cache.prefix_bias is None) == (len(set(lengths)) == 1)
     rows = [(owner, member) for owner in range(n) for member in range(g)]
     parts = [[x[0].split(lengths, dim=1)[owner] for owner, _ in rows] for x in prefix]
@@ -59,6 +62,9 @@ def test_the_cache_attends_as_a_loop_over_rows(lengths: tuple[int, ...], keep: b
             kept = [rows.index((n - 1, 0)), rows.index((n - 1, 2))]
             cache, parts = cache.keep(groups, members), [[x[row] for row in kept] for x in parts]
         cache.step = step
+        if isinstance(cache, FixedCache):
+            cache.size = STEPS
+            cache.advance()
         b = len(parts[0])
         query = torch.randn(b, HEADS, WIDTH, dtype=torch.float64)
         key, value = (torch.randn(b, KV, WIDTH, dtype=torch.float64) for _ in range(2))

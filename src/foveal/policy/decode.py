@@ -3,7 +3,7 @@ and what runs the text layers on it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,11 @@ from foveal.policy.attention import Layout
 
 class Decoder(Protocol):
     """The text layers on one new token of each row."""
+
+    @property
+    def keeps_shapes(self) -> bool:
+        """Whether all of it can be recorded in a graph of the device: nothing waits for a value."""
+        ...
 
     def __call__(self, embeddings: Tensor, positions: Tensor, cache: "DecodeCache") -> Tensor:
         """Last hidden states [B, H] of embeddings [B, H] at positions [B]; their keys go into the cache."""
@@ -35,6 +40,8 @@ class LayerDecoder:
     axes: int
     """Rows of a position."""
 
+    keeps_shapes: ClassVar[bool] = False
+
     def __call__(self, embeddings: Tensor, positions: Tensor, cache: "DecodeCache") -> Tensor:
         """See `Decoder`."""
         return self.hidden(embeddings, positions.expand(self.axes, -1), _Rows(cache))
@@ -52,7 +59,7 @@ class _Rows:
         return self.cache.attend(layer, query, key, value).transpose(0, 1)[None]
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DecodeCache:
     """Keys and values of N prompts, each once, and of the B = N G completions after them.
 
@@ -70,6 +77,8 @@ class DecodeCache:
     """A layer's own keys and values [N, kv_heads, G, T, d]; what lies behind `step` is not set."""
     step: int = 0
     """Place of the new token in its completion."""
+    own_bias: Tensor | None = None
+    """[T], added to scores over own keys; None where all that are read are set."""
 
     @classmethod
     def of(
@@ -79,7 +88,7 @@ class DecodeCache:
         *,
         group_size: int,
         length: int,
-    ) -> "DecodeCache":
+    ) -> Self:
         """From a prefill's keys and values [1, kv_heads, S, d] of all prompts in one row."""
         n, longest = len(prompt_lengths), max(prompt_lengths)
         sample = next(iter(captured.values()))[0]
@@ -97,7 +106,7 @@ class DecodeCache:
             return x[0][:, index].view(x.shape[1], n, longest, x.shape[3]).transpose(0, 1).contiguous()
 
         def empty(x: Tensor) -> Tensor:
-            return x.new_empty(n, x.shape[1], group_size, length, x.shape[3])
+            return cls._room(x, n, x.shape[1], group_size, length, x.shape[3])
 
         return cls(
             groups=n,
@@ -113,12 +122,11 @@ class DecodeCache:
         key, value: [B, kv_heads, d] of the new token; they are stored.
         """
         n, g, kv, width = self.groups, self.group_size, key.shape[1], key.shape[2]
-        repeat, size = query.shape[1] // kv, self.step + 1
-        own_keys, own_values = self.own[layer]
-        own_keys[:, :, :, self.step] = key.view(n, g, kv, width).transpose(1, 2)
-        own_values[:, :, :, self.step] = value.view(n, g, kv, width).transpose(1, 2)
-        own_keys = own_keys[:, :, :, :size].view(n * kv * g, size, width)
-        own_values = own_values[:, :, :, :size].view(n * kv * g, size, width)
+        repeat = query.shape[1] // kv
+        own_keys, own_values = (
+            self._stored(x, new.view(n, g, kv, width).transpose(1, 2)).flatten(0, 2)
+            for x, new in zip(self.own[layer], (key, value), strict=True)
+        )
         prefix_keys, prefix_values = (x.flatten(0, 1) for x in self.prefix[layer])
         longest = prefix_keys.shape[1]
         rows = query.view(n, g, kv, repeat, width).transpose(1, 2).reshape(n * kv, g * repeat, width)
@@ -127,17 +135,29 @@ class DecodeCache:
             to_prefix = to_prefix + self.prefix_bias
         rows = rows.view(n * kv * g, repeat, width)
         to_own = torch.bmm(rows, own_keys.transpose(1, 2))
+        if self.own_bias is not None:
+            to_own = to_own + self.own_bias[: to_own.shape[-1]]
         weights = torch.softmax(torch.cat([to_prefix.view(-1, repeat, longest), to_own], dim=-1), dim=-1)
         from_prefix = torch.bmm(weights[..., :longest].view(n * kv, g * repeat, longest), prefix_values)
         output = torch.bmm(weights[..., longest:], own_values).add_(from_prefix.view(-1, repeat, width))
         output = output.view(n, kv, g, repeat, width).transpose(1, 2)
         return output.reshape(n * g, kv * repeat, width)
 
-    def keep(self, groups: Tensor, members: Tensor) -> "DecodeCache":
+    def _stored(self, x: Tensor, new: Tensor) -> Tensor:
+        """Put the new token's [N, kv_heads, G, d] into [N, kv_heads, G, T, d]; what is to be read of it."""
+        x[:, :, :, self.step] = new
+        return x[:, :, :, : self.step + 1]
+
+    @staticmethod
+    def _room(x: Tensor, *size: int) -> Tensor:
+        """Memory for own keys or values of the kind of `x`; only what is set is read."""
+        return x.new_empty(size)
+
+    def keep(self, groups: Tensor, members: Tensor) -> Self:
         """The cache of some completions: groups Int [n], and members Int [n, g] of each of them."""
 
         def chosen(x: Tensor) -> Tensor:
-            kept = x.new_empty(len(groups), x.shape[1], members.shape[1], *x.shape[3:])
+            kept = self._room(x, len(groups), x.shape[1], members.shape[1], *x.shape[3:])
             kept[:, :, :, : self.step + 1] = x[groups[:, None], :, members, : self.step + 1].transpose(1, 2)
             return kept
 
@@ -149,3 +169,35 @@ class DecodeCache:
             prefix_bias=None if self.prefix_bias is None else self.prefix_bias[groups],
             own={layer: (chosen(k), chosen(v)) for layer, (k, v) in self.own.items()},
         )
+
+
+@dataclass(kw_only=True)
+class FixedCache(DecodeCache):
+    """The same cache in shapes and at addresses that stay from token to token, so that a graph of the device
+    can hold its use: `size` places of own keys are read, and those behind the new token are masked.
+    """
+
+    step: int = -1
+    """What the host knows of the new token's place; a new cache starts behind it."""
+    size: int = 0
+    """At least one more than the new token's place."""
+
+    def __post_init__(self) -> None:
+        sample = next(iter(self.own.values()))[0]
+        self.place = torch.full((1,), self.step, device=sample.device)
+        self._order = torch.arange(sample.shape[3], device=sample.device)
+        self._bias = self.own_bias = sample.new_zeros(sample.shape[3])
+
+    def advance(self) -> None:
+        """On to the next token's place."""
+        self.place.add_(1)
+        self._bias.zero_().masked_fill_(self._order > self.place, -torch.inf)
+
+    def _stored(self, x: Tensor, new: Tensor) -> Tensor:
+        x.index_copy_(3, self.place, new.unsqueeze(3))
+        return x[:, :, :, : self.size]
+
+    @staticmethod
+    def _room(x: Tensor, *size: int) -> Tensor:
+        # A weight of 0 hides a number that is not set, but not a NaN.
+        return x.new_zeros(size)

@@ -1,5 +1,6 @@
 """The local sampler: a prompt and its pictures are prefilled once for the completions of its group."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,12 +8,14 @@ import torch
 from torch import Tensor
 
 from foveal.keys import Key, generator
-from foveal.policy.decode import DecodeCache
+from foveal.policy.decode import DecodeCache, FixedCache
 from foveal.policy.model import Policy
 from foveal.policy.processing import Encoded
-from foveal.ranges import DECODE, PREFILL, SAMPLING, TEXT, span, spanned
+from foveal.ranges import PREFILL, SAMPLING, spanned
 from foveal.rollout.draw import Draw
-from foveal.rollout.rows import Batch, Feed, Record, decode
+from foveal.rollout.fixed import decode_fixed
+from foveal.rollout.graphs import CudaGraphs, decode_way
+from foveal.rollout.rows import Batch, Record, decode, feeding
 from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
 
 PREFILL_TOKENS = 16384
@@ -32,8 +35,13 @@ class LocalEngine:
     sampling temperature.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, decode: str = "auto") -> None:
+        """`decode`: "auto" or a way that `decode_way` takes.
+
+        Raises: FovealError, when the named way cannot run here.
+        """
         self.policy = policy
+        self.decode = decode_way(decode, policy)
         self.version = 0
 
     @spanned(SAMPLING)
@@ -69,7 +77,8 @@ class LocalEngine:
         whole = policy.held.tokens + sum(prompt_lengths) + len(problems) * g * sampling.max_new_tokens
         hold = view == CLEAN and whole <= sampling.hold_tokens
         states, captured = _prefill(policy, encoded, hold=hold)
-        cache = DecodeCache.of(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
+        kind = FixedCache if self.decode == "graph" else DecodeCache
+        cache = kind.of(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
         device, rows = states.device, len(problems) * g
         first = torch.tensor([item.prompt.next_position for item in encoded], device=device)
         record = Record(rows, sampling.max_new_tokens, entropies=sampling.entropies, device=device)
@@ -80,9 +89,28 @@ class LocalEngine:
             noise=self._noise(problems, sampling, key),
             running=~record.ended,
         )
-        draw, feed = Draw(policy, sampling), _feed(policy)
-        decode(record, batch, states.repeat_interleave(g, 0), draw=draw, feed=feed)
+        draw, feed = (
+            Draw(policy, sampling),
+            feeding(policy, policy.family.decoder(policy.model, policy.linears)),
+        )
+        states = states.repeat_interleave(g, 0)
+        if self.decode == "graph":
+            graphs = CudaGraphs(device)
+            decode_fixed(record, batch, states, draw=draw, feed=feed, graphs=graphs)
+            if graphs.fault is not None:
+                self._go_on_eagerly(graphs.fault)
+        else:
+            decode(record, batch, states, draw=draw, feed=feed)
         return self._completions(record, problems=len(problems), group_size=g, view=view)
+
+    def _go_on_eagerly(self, fault: str) -> None:
+        self.decode = "eager"
+        warnings.warn(
+            f"decoding goes on without CUDA graphs, slower and with the same results: {fault}; "
+            f"[sampling] decode = 'eager' asks for that",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _noise(self, problems: Sequence[Problem], sampling: Sampling, key: Key) -> Tensor | None:
         """Uniform numbers [B, T] in [0, 1), each a function of its key and place alone."""
@@ -116,17 +144,6 @@ class LocalEngine:
                 )
             )
         return [tuple(found[n * group_size : (n + 1) * group_size]) for n in range(problems)]
-
-
-def _feed(policy: Policy) -> Feed:
-    """The policy's text layers on one token of each row, with the weights of the moment."""
-    decoder = policy.family.decoder(policy.model, policy.linears)
-
-    def feed(token: Tensor, position: Tensor, cache: DecodeCache) -> Tensor:
-        with span(DECODE, TEXT):
-            return decoder(policy.family.embed(policy.model, token), position, cache)
-
-    return feed
 
 
 @spanned(PREFILL)

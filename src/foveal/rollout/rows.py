@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from foveal.policy.decode import DecodeCache
+from foveal.policy.decode import DecodeCache, Decoder
+from foveal.policy.model import Policy
+from foveal.ranges import DECODE, TEXT, span
 from foveal.rollout.draw import Draw, Drawn, nothing_can_be_sampled
 
 COMPACT_SHARE = 0.9
@@ -16,6 +18,16 @@ groups with a running completion, by as many completions as run in the fullest o
 
 Feed = Callable[[Tensor, Tensor, DecodeCache], Tensor]
 """Runs tokens [B] at positions [B] through the text layers; their last hidden states [B, H]."""
+
+
+def feeding(policy: Policy, decoder: Decoder) -> Feed:
+    """Feeds a policy's tokens to a decoder of its weights."""
+
+    def feed(token: Tensor, position: Tensor, cache: DecodeCache) -> Tensor:
+        with span(DECODE, TEXT):
+            return decoder(policy.family.embed(policy.model, token), position, cache)
+
+    return feed
 
 
 class Record:

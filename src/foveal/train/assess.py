@@ -165,7 +165,7 @@ def assess_policy(
         config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s
     ) as grader:
         return evaluate(
-            LocalEngine(policy),
+            LocalEngine(policy, decode=config.sampling.decode),
             problems,
             grader=grader,
             k=max(1, samples),

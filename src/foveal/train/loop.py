@@ -103,7 +103,7 @@ class Run:
         self.reference = reference
         self.measured: dict[str, Any] = {}
         self.watcher = watcher
-        self.engine = LocalEngine(policy)
+        self.engine = LocalEngine(policy, decode=config.sampling.decode)
         self.problems: Sequence[Problem] = open_problems(config.data)
         self.grader = Grader(
             config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s
@@ -139,7 +139,7 @@ class Run:
         )
         watcher.message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=run.problems)
-        run.measured = measured or measure(threads=config.threads)
+        run.measured = measured or measure(threads=config.threads) | {"decode": run.engine.decode}
         torch.set_num_threads(int(run.measured["threads"]))
         run.measured |= choose_attention(
             config, policy, longest=longest, recorded=run.measured, message=watcher.message

@@ -30,6 +30,8 @@ class MergedDecoder:
     the same position in all rows of M-RoPE, so its rotary table is that of one row.
     """
 
+    keeps_shapes = True
+
     def __init__(self, text: Any, linears: Linears) -> None:  # noqa: ANN401
         config = text.config
         self.heads: int = config.num_attention_heads
