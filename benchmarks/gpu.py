@@ -35,6 +35,8 @@ from transformers.utils.logging import disable_progress_bar
 import foveal
 
 OBJECTIVES = ("grpo", "papo", "cppo")
+DECODES = ("eager", "graph")
+
 WAYS = ("packed", "tiled", "dense", "cached", "plain")
 
 PUBLISHED_TFLOPS = {
@@ -106,7 +108,8 @@ def main() -> int:
         for name in HEADS:
             run_part(report, args.json, f"head {name}", lambda name=name: heads(work, name))
         rate = measured.get("memory_gb_s")
-        run_part(report, args.json, "sampler", lambda: sampler(work, rate))
+        for name in decodes(device):
+            run_part(report, args.json, f"sampler {name}", lambda name=name: sampler(work, rate, name))
         run_part(report, args.json, "longest", lambda: longest(work, is_out_of_memory))
     report["summary"] = summary(report)
     _write(report, args.json)
@@ -114,6 +117,11 @@ def main() -> int:
     if args.json:
         print(f"\nnumbers in {args.json}")
     return int(not sound(report))
+
+
+def decodes(device: torch.device) -> tuple[str, ...]:
+    """The sampler's ways to decode that can be measured on a device."""
+    return DECODES if device.type == "cuda" else DECODES[:1]
 
 
 def run_part(report: Numbers, file: Path | None, name: str, part: Callable[[], Numbers]) -> Numbers:
@@ -167,7 +175,12 @@ def _header(args: argparse.Namespace, device: torch.device) -> Numbers:
         found["device"] = properties.name
         found["device_memory_gib"] = round(properties.total_memory / 2**30, 1)
     else:
-        found["not_measured"] = ["peak memory", "CUDA's flash kernels", "share of a published rate"]
+        found["not_measured"] = [
+            "peak memory",
+            "CUDA's flash kernels",
+            "CUDA graphs",
+            "share of a published rate",
+        ]
     return found
 
 
@@ -192,6 +205,9 @@ def summary(report: Numbers) -> Numbers:
         if base and name != "grpo":
             found[name]["train_over_grpo"] = part["train"] / base
             found[name]["step_over_grpo"] = part["step"] / parts["step grpo"]["step"]
+    rates = {name: parts.get(f"sampler {name}", {}).get("tokens_per_s") for name in DECODES}
+    if rates["eager"] and rates["graph"]:
+        found["decode_graph_over_eager"] = rates["graph"] / rates["eager"]
     packed = parts["one group packed"].get("seconds")
     for name in WAYS:
         if packed and "seconds" in parts[f"one group {name}"]:
@@ -229,10 +245,15 @@ def table(report: Numbers) -> str:
         lines.append(_row(name, cells))
     lines += _head_lines(parts)
     lines += ["", "| other | |", "|---|---|"]
-    for name in ("machine", "correctness", "sampler", "longest"):
+    samplers = [name for name in parts if name.startswith("sampler ")]
+    for name in ("machine", "correctness", *samplers, "longest"):
         part = parts[name]
         shown = {k: v for k, v in part.items() if v is not None and k not in ("part_s", "traceback")}
         lines += [_row(f"{name}: {key.replace('_', ' ')}", [_shown(value)]) for key, value in shown.items()]
+    if "decode_graph_over_eager" in found:
+        lines.append(
+            _row("sampler: tokens a second, graph over eager", [_shown(found["decode_graph_over_eager"])])
+        )
     if report["not_measured"]:
         lines += ["", f"Not measured on a {report['device_type']}: {', '.join(report['not_measured'])}."]
     return "\n".join(lines)

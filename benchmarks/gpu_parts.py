@@ -281,7 +281,11 @@ def step(work: Work, objective_name: str) -> Numbers:
     settings = StepSettings(temperature=1.0, micro_batch_tokens=work.micro_batch_tokens)
     sampling = Sampling(group_size=work.group, max_new_tokens=work.response, min_new_tokens=work.response + 1)
     kept: list[dict[str, float]] = []
-    found: Numbers = {"path": policy.attention_path, "head": policy.head.path}
+    found: Numbers = {
+        "path": policy.attention_path,
+        "head": policy.head.path,
+        "decode": engine.decode,
+    }
     with work.peak(found):
         for number in range(work.steps + 1):
             problems = [work.problem(number * work.prompts + n) for n in range(work.prompts)]
@@ -309,11 +313,11 @@ def step(work: Work, objective_name: str) -> Numbers:
     return found
 
 
-def sampler(work: Work, memory_gb_s: float | None) -> Numbers:
-    """Tokens a second of decoding, from two lengths (the prefill falls out), against reading every weight
-    once, each prompt's keys once a group and each completion's own keys, a token step."""
+def sampler(work: Work, memory_gb_s: float | None, decode: str) -> Numbers:
+    """Tokens a second of a way to decode, from two lengths (the prefill falls out), against reading every
+    weight once, each prompt's keys once a group and each completion's own keys, a token step."""
     policy = work.maker.policy(work.dtype)
-    engine = LocalEngine(policy)
+    engine = LocalEngine(policy, decode=decode)
     problems = [work.problem(n) for n in range(work.prompts)]
     short, long = max(2, work.response // 4), work.response
     taken = {}

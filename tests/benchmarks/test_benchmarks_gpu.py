@@ -71,6 +71,7 @@ def test_the_tiny_shape_runs_whole_on_a_cpu(
     assert "peak memory" in report["not_measured"]
     printed = capsys.readouterr().out
     assert "| cppo |" in printed and "Not measured on a cpu: peak memory" in printed
+    assert found["sampler eager"]["tokens_per_s"] > 0 and "sampler graph" not in found
 
 
 @pytest.mark.parametrize(
@@ -98,14 +99,30 @@ def test_a_part_that_fails_is_reported_and_the_rest_goes_on(
     monkeypatch.setattr(gpu, "ways", lambda work, way: {"seconds": 2.0})
     monkeypatch.setattr(gpu, "heads", lambda work, way: {"note": f"no {way}"})
     monkeypatch.setattr(gpu, "correctness", lambda work: {"float32_ok": True})
-    monkeypatch.setattr(gpu, "sampler", lambda work, rate: {"given": rate})
+    monkeypatch.setattr(gpu, "sampler", lambda work, rate, way: {"given": rate})
     file = tmp_path / "numbers.json"
     assert run(monkeypatch, "--json", str(file)) == code
     found = json.loads(file.read_text())["parts"]
     assert str(failure) in found["step cppo"][key] and str(failure) in found["longest"][key]
-    assert found["one group plain"]["seconds"] == 2.0 and found["sampler"]["given"] is None
+    assert found["one group plain"]["seconds"] == 2.0 and found["sampler eager"]["given"] is None
     printed = capsys.readouterr().out
     assert shown in printed and "| verl | no verl |" in printed
+
+
+def test_both_ways_to_decode_are_measured_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "maker", lambda *given: nullcontext())
+    for part in ("machine", "step", "longest", "ways", "correctness"):
+        monkeypatch.setattr(gpu, part, lambda *given: {})
+    monkeypatch.setattr(gpu, "decodes", lambda device: gpu.DECODES)
+    rates = {"eager": 200.0, "graph": 700.0}
+    monkeypatch.setattr(gpu, "sampler", lambda work, rate, way: {"tokens_per_s": rates[way]})
+    file = tmp_path / "numbers.json"
+    assert run(monkeypatch, "--json", str(file)) == 0
+    assert json.loads(file.read_text())["summary"]["decode_graph_over_eager"] == 3.5
+    assert "| sampler: tokens a second, graph over eager | 3.5 |" in capsys.readouterr().out
+    assert "CUDA graphs" in json.loads(file.read_text())["not_measured"]
 
 
 def test_a_check_that_does_not_hold_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,10 +174,10 @@ def test_the_sampler_is_held_against_what_a_token_step_must_read(monkeypatch: py
     monkeypatch.setattr(parts.Work, "seconds", lambda *given, **more: next(taken))
     with model.maker("tiny", CPU) as made:
         work = small(made)
-        found = parts.sampler(work, 2.0)
+        found = parts.sampler(work, 2.0, "eager")
         policy = made.policy(torch.float32)
         prompt = len(policy.processor.encode(work.problem(0)).prompt.token_ids)
-        assert "longer --response" in parts.sampler(work, 2.0)["note"]
+        assert "longer --response" in parts.sampler(work, 2.0, "eager")["note"]
     assert found["tokens_per_s"] == pytest.approx(6 / 0.1)
     assert found["prefill_s"] == pytest.approx(1.0)
     # Two layers: q, k, v with biases and o of 64 and 32; the MLP of 96; two norms. The head of 700 words.
