@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from foveal.rewards import pool
 from foveal.rewards.grading import Grader, GradingError
-from foveal.rewards.rules import Boxed, Format
+from foveal.rewards.rules import Boxed, Choice, Format
 from foveal.spec import ConfigError, build_component
 from foveal.types import Completion, Group, Problem, Reward
 
@@ -155,6 +156,52 @@ def test_an_idle_worker_that_was_killed_is_replaced() -> None:
         assert grader.grade(problem("x+2"), completions("\\boxed{2+x}")).rewards == (1.0,)
 
 
+def test_workers_start_in_the_background_and_grade_the_first_completions() -> None:
+    with Grader([Boxed()], workers=2) as grader:
+        grader.start()
+        grader.start()
+        one, two = grader._pool._idle
+        assert not one._ready and not two._ready  # nothing waited for them
+        assert grader.grade(problem("x+1"), completions("\\boxed{1+x}")).rewards == (1.0,)
+        assert {worker.process.pid for worker in grader._pool._idle} == {one.process.pid, two.process.pid}
+    assert one.process.poll() is not None and two.process.poll() is not None
+
+
+def test_no_worker_is_started_for_rewards_that_never_need_one() -> None:
+    with Grader([Choice(), Format()]) as grader:
+        grader.start()
+        assert not grader._pool._idle
+
+
+def test_a_started_worker_has_loaded_the_reward_before_it_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reward = stranger(tmp_path, monkeypatch)
+    with (tmp_path / "my_reward.py").open("a") as file:
+        file.write('\nopen("loaded", "w").close()\n')
+    with Grader([reward]) as grader:
+        grader.start()
+        grader._pool._idle[0].ready()
+        assert (tmp_path / "loaded").exists()
+        (tmp_path / "my_reward.py").unlink()
+        assert grader.grade(problem("yes"), completions("yes")).rewards == (1.0,)
+
+
+def test_a_worker_that_never_gets_ready_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reward = stranger(tmp_path, monkeypatch)
+    with (tmp_path / "my_reward.py").open("a") as file:
+        file.write("\ntime.sleep(600)\n")
+    monkeypatch.setattr(pool, "START_LIMIT_S", 1)
+    with Grader([reward]) as grader:
+        grader.start()
+        (worker,) = grader._pool._idle
+        with pytest.raises(
+            GradingError, match="not ready after 1 s; check what the files of your rewards do"
+        ):
+            grader.grade(problem("yes"), completions("yes"))
+        assert worker.process.poll() is not None
+
+
 def test_a_reward_that_workers_cannot_import_is_refused_at_start() -> None:
     class Local(Reward):
         is_accuracy: ClassVar[bool] = True
@@ -254,6 +301,22 @@ def test_workers_end_when_the_parent_is_killed(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     worker = int(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 30.0
+    while _alive(worker) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _alive(worker)
+
+
+def test_workers_that_are_still_starting_end_when_the_parent_is_killed(tmp_path: Path) -> None:
+    lines = textwrap.dedent(SCRIPT).split("p = Problem")[0] + "grader.start()\n"
+    script = tmp_path / "script.py"
+    script.write_text(lines + "print(grader._pool._idle[0].process.pid, flush=True)\ntime.sleep(60)\n")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    assert _alive(worker)
     process.kill()
     process.communicate()
     end = time.monotonic() + 30.0

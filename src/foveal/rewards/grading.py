@@ -3,7 +3,7 @@
 import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -17,7 +17,11 @@ from foveal.types import Completion, Group, Problem, Reward
 
 @runtime_checkable
 class Settles(Protocol):
-    """A reward with a fast path, run in this process without a limit."""
+    """A reward with a fast path, run in this process without a limit.
+
+    Functions that its tasks name may be listed in a class variable `worker_calls`, as "module:name": workers
+    load them before the first task.
+    """
 
     def settle(self, problem: Problem, text: str) -> float | None | Task:
         """The value, a `Task` to be run in a worker, or `UNSETTLED` to have the reward called in a worker."""
@@ -76,7 +80,8 @@ class Grader:
         ]
         # Generous: it only catches what sleeps or waits, and a loaded machine must not reach it first.
         wall = 60.0 + 20.0 * cpu_limit_s if wall_limit_s is None else wall_limit_s
-        self._pool = Pool(workers=workers, cpu_limit_s=cpu_limit_s, wall_limit_s=wall)
+        self._first = tuple(self._first_tasks())
+        self._pool = Pool(workers=workers, cpu_limit_s=cpu_limit_s, wall_limit_s=wall, first=self._first)
         self._warned: set[str] = set()
         self.timeouts = 0
         """Values given up at a limit so far."""
@@ -124,6 +129,18 @@ class Grader:
             self._group(problem, completions, values[n]) for n, (problem, completions) in enumerate(items)
         ]
 
+    def start(self) -> None:
+        """Start the workers in the background, where a reward may need one, so that no step waits for it."""
+        if self._first:
+            self._pool.start()
+
+    def wait(self) -> None:
+        """Until the workers that were started take tasks.
+
+        Raises: GradingError, when one does not start.
+        """
+        self._pool.wait()
+
     def close(self) -> None:
         """End the workers; a later call starts new ones."""
         self._pool.close()
@@ -137,6 +154,14 @@ class Grader:
     ) -> None:
         """End the workers."""
         self.close()
+
+    def _first_tasks(self) -> Iterator[Task]:
+        """What workers load before their first task; nothing where no reward needs one."""
+        for reward, target in zip(self.rewards, self._targets, strict=True):
+            if target is not None:
+                yield Task(target=target, fields=reward.model_dump())
+            for name in getattr(reward, "worker_calls", ()):
+                yield Task(target=name)
 
     def _settle(
         self, index: int, reward: Reward, problem: Problem, bare: Problem, text: str

@@ -1,5 +1,6 @@
 """The accuracy reward of the papers' runs: the verdict of mathruler 0.1.0."""
 
+from collections.abc import Callable
 from typing import ClassVar, Self
 
 from pydantic import model_validator
@@ -20,6 +21,11 @@ _GRADE = {True: grade_answer, False: grade_answer_strictly}
 """By `as_published`."""
 
 
+def _path(function: Callable[..., float]) -> str:
+    """The path by which a worker finds it."""
+    return f"{function.__module__}:{function.__name__}"
+
+
 class Mathruler(Reward):
     r"""1 when mathruler takes the last `\boxed{}` for the truth, else 0; None for a truth of nothing.
 
@@ -35,6 +41,7 @@ class Mathruler(Reward):
 
     type: str = "mathruler"
     is_accuracy: ClassVar[bool] = True
+    worker_calls: ClassVar[tuple[str, ...]] = tuple(_path(grade) for grade in _GRADE.values())
 
     allow_spaces: bool = True
     """Whether white space around `<`, `>` and `/` is taken away first (PAPO's code; CPPO's does not)."""
@@ -58,8 +65,7 @@ class Mathruler(Reward):
         quick = grade_quickly(answer, truth, match_nothing=self.as_published)
         if quick is not None:
             return float(quick)
-        grade = _GRADE[self.as_published]
-        return Task(target=f"{grade.__module__}:{grade.__name__}", arguments=(answer, truth))
+        return Task(target=_path(_GRADE[self.as_published]), arguments=(answer, truth))
 
     def __call__(self, problem: Problem, text: str) -> float | None:
         """1.0, 0.0 or None; may take long on hostile input."""

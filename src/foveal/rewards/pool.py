@@ -1,5 +1,6 @@
 """A few grading workers, replaced when a limit ends them. Results come back in order."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -19,6 +20,10 @@ _START = (
     "import json, sys; fd, cpu, wall, sys.path[:] = json.loads(sys.argv[1]); "
     "from foveal.rewards.worker import main; main(fd, cpu_limit_s=cpu, wall_limit_s=wall)"
 )
+START_LIMIT_S = 300
+"""Seconds for a worker to import what it needs, on a busy machine too."""
+
+_UNSENDABLE = (pickle.PicklingError, TypeError, AttributeError)
 _LIMIT_SIGNALS = (-signal.SIGPROF, -signal.SIGALRM)
 
 
@@ -34,10 +39,12 @@ class _Job:
 
 
 class _Worker:
-    """One process and the parent's end of its pipe."""
+    """One process and the parent's end of its pipe. It starts in the background."""
 
-    def __init__(self, *, cpu_limit_s: float, wall_limit_s: float) -> None:
+    def __init__(self, first: bytes, *, cpu_limit_s: float, wall_limit_s: float) -> None:
+        """`first`: pickled tasks whose functions it loads before its first task."""
         self.connection, theirs = Pipe(duplex=True)
+        self._ready = False
         # A plain interpreter rather than multiprocessing's spawn, which would run the user's main script
         # again. A session of its own, so that Ctrl-C reaches the parent alone; the closed pipe ends the
         # worker.
@@ -53,9 +60,29 @@ class _Worker:
                 start_new_session=True,
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
+            self.send(first)
+
+    def send(self, message: bytes) -> None:
+        """To a worker that has died in between nothing is sent: the closed pipe is seen when an answer is
+        read."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.connection.send_bytes(message)
+
+    def ready(self) -> "_Worker":
+        """Wait until it takes tasks.
+
+        Raises: GradingError, when it does not start.
+        """
+        if self._ready:
+            return self
         try:
+            if not self.connection.poll(START_LIMIT_S):
+                raise GradingError(
+                    f"a grading worker is not ready after {START_LIMIT_S} s; check what the files of your "
+                    f"rewards do when they are imported"
+                )
             self.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             self.stop()
             raise GradingError(
                 f"a grading worker could not start (exit status {self.process.returncode}; its message is "
@@ -64,6 +91,8 @@ class _Worker:
         except BaseException:
             self.stop()
             raise
+        self._ready = True
+        return self
 
     def stop(self) -> int:
         """End the process; its exit status."""
@@ -73,16 +102,32 @@ class _Worker:
 
 
 class Pool:
-    """Runs tasks in up to `workers` processes, started when they are first needed.
+    """Runs tasks in up to `workers` processes, started by `start` or when they are first needed.
 
     A task that passes `cpu_limit_s` (CPU seconds, user and system) or `wall_limit_s` is given up and its
     worker replaced. A worker that dies otherwise gets its task one more try.
     """
 
-    def __init__(self, *, workers: int, cpu_limit_s: float, wall_limit_s: float) -> None:
-        """Nothing is started yet."""
+    def __init__(
+        self, *, workers: int, cpu_limit_s: float, wall_limit_s: float, first: Sequence[Task] = ()
+    ) -> None:
+        """Nothing is started yet. What the tasks `first` need is loaded when a worker starts."""
         self.workers, self.cpu_limit_s, self.wall_limit_s = workers, cpu_limit_s, wall_limit_s
+        self._first = tuple(first)
         self._idle: list[_Worker] = []
+
+    def start(self) -> None:
+        """Start all workers in the background: nothing waits for them before the first task."""
+        while len(self._idle) < self.workers:
+            self._idle.append(self._new())
+
+    def wait(self) -> None:
+        """Until the workers that were started take tasks.
+
+        Raises: GradingError, when one does not start.
+        """
+        for worker in self._idle:
+            worker.ready()
 
     def run(self, tasks: Sequence[Task]) -> list[Outcome]:
         """The outcome of each task, in order.
@@ -127,9 +172,16 @@ class Pool:
         while self._idle:
             worker = self._idle.pop()
             if worker.process.poll() is None:
-                return worker
+                return worker.ready()
             worker.stop()
-        return _Worker(cpu_limit_s=self.cpu_limit_s, wall_limit_s=self.wall_limit_s)
+        return self._new().ready()
+
+    def _new(self) -> _Worker:
+        try:
+            first = pickle.dumps(self._first)
+        except _UNSENDABLE:
+            first = pickle.dumps(())  # told when a task is sent
+        return _Worker(first, cpu_limit_s=self.cpu_limit_s, wall_limit_s=self.wall_limit_s)
 
     def _receive(self, worker: _Worker, *, late: bool) -> Outcome | None:
         """The outcome of a worker's task; None when the worker died for no reason of a limit."""
@@ -156,12 +208,9 @@ class Pool:
 def _send(worker: _Worker, task: Task) -> None:
     try:
         message = pickle.dumps(task)
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
+    except _UNSENDABLE as error:
         raise GradingError(
             f"{task.target}: a problem cannot be sent to a grading worker: {error}; "
             "keep only plain data in `Problem.meta`"
         ) from error
-    try:
-        worker.connection.send_bytes(message)
-    except (BrokenPipeError, ConnectionResetError):
-        return  # the worker died while idle: the closed pipe is seen when the answer is read
+    worker.send(message)

@@ -31,6 +31,7 @@ class Boxed(Reward):
 
     type: str = "boxed"
     is_accuracy: ClassVar[bool] = True
+    worker_calls: ClassVar[tuple[str, ...]] = ("foveal.rewards.equality:equal",)
 
     def settle(self, problem: Problem, text: str) -> float | None | Task:
         """The verdict where it is plain; else the comparison that a worker shall make."""
@@ -40,11 +41,7 @@ class Boxed(Reward):
         if answer is None:
             return 0.0
         quick = compare_quickly(gold, answer)
-        return (
-            Task(target="foveal.rewards.equality:equal", arguments=(gold, answer))
-            if quick is None
-            else float(quick)
-        )
+        return Task(target=self.worker_calls[0], arguments=(gold, answer)) if quick is None else float(quick)
 
     def __call__(self, problem: Problem, text: str) -> float | None:
         """1.0, 0.0 or None; may take long on hostile input."""

@@ -37,11 +37,28 @@ def main(descriptor: int, *, cpu_limit_s: float, wall_limit_s: float) -> None:
     connection = Connection(descriptor)
     loaded: dict[str, Callable[..., Any]] = {}
     try:
+        _load_first(connection.recv_bytes(), loaded)
         connection.send("ready")
         while True:
             connection.send(_serve(connection, loaded, cpu_limit_s=cpu_limit_s, wall_limit_s=wall_limit_s))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _load_first(message: bytes, loaded: dict[str, Callable[..., Any]]) -> None:
+    """Load what the first tasks will need; what cannot be loaded is told when it is asked for."""
+    import pickle
+
+    for task in pickle.loads(message):
+        with contextlib.suppress(Exception):
+            _loaded(task, loaded)
+
+
+def _loaded(task: Task, loaded: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
+    key = f"{task.target} {task.fields!r}"
+    if key not in loaded:
+        loaded[key] = load(task)
+    return loaded[key]
 
 
 def _serve(
@@ -51,10 +68,7 @@ def _serve(
     message = connection.recv_bytes()
     try:
         task = _unpickle(message)
-        key = f"{task.target} {task.fields!r}"
-        if key not in loaded:
-            loaded[key] = load(task)
-        function = loaded[key]
+        function = _loaded(task, loaded)
     except Exception as error:
         return RuntimeError(f"{type(error).__name__}: {error}")
     _limit_memory()

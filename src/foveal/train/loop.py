@@ -2,13 +2,11 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from foveal.collapse import Verdict, observe, observe_validation
 from foveal.config import RunConfig
@@ -28,19 +26,27 @@ from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
 from foveal.signs import in_words
+from foveal.train.choices import choose
 from foveal.train.clock import Clock
 from foveal.train.draw import Order, draw_groups
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
-from foveal.train.linears import choose_linears
-from foveal.train.measure import choose_attention, chosen_head, keep_freed_memory, measure
+from foveal.train.measure import keep_freed_memory
 from foveal.train.paths import with_absolute_paths
 from foveal.train.profile import Profiler, require_steps
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
-from foveal.train.setup import check_problems, largest_group, open_problems, reference_policy, trained_policy
+from foveal.train.setup import (
+    check_problems,
+    largest_group,
+    open_problems,
+    optimizer_of,
+    reference_policy,
+    step_settings,
+    trained_policy,
+)
 from foveal.train.state import State
-from foveal.train.step import StepResult, StepSettings, train_step
+from foveal.train.step import StepResult, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
 from foveal.train.watcher import Silent, Watcher
@@ -63,7 +69,7 @@ def start(
     config = with_absolute_paths(config)
     run = Run.prepare(config, watcher=watcher or Silent())
     run.profile = profile
-    with closing(RunFolder.create(out, config)) as folder:
+    with closing(run), closing(RunFolder.create(out, config)) as folder:
         return run.train(folder)
 
 
@@ -84,7 +90,8 @@ def resume(
             return summary
         run = Run.prepare(config, watcher=watcher, measured=folder.measured())
         run.profile = profile
-        return run.train(folder)
+        with closing(run):
+            return run.train(folder)
 
 
 class Run:
@@ -96,6 +103,7 @@ class Run:
         config: RunConfig,
         policy: Policy,
         reference: Policy | None,
+        grader: Grader,
         watcher: Watcher,
     ) -> None:
         self.config = config
@@ -105,25 +113,9 @@ class Run:
         self.watcher = watcher
         self.engine = LocalEngine(policy, decode=config.sampling.decode)
         self.problems: Sequence[Problem] = open_problems(config.data)
-        self.grader = Grader(
-            config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s
-        )
-        settings = config.optimizer
-        self.optimizer = torch.optim.AdamW(
-            [p for p in policy.parameters() if p.requires_grad],
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-        )
-        self.step_settings = StepSettings(
-            temperature=config.sampling.temperature,
-            micro_batch_tokens=settings.micro_batch_tokens,
-            mini_batches=settings.mini_batches,
-            max_grad_norm=settings.max_grad_norm,
-            score_old=settings.old_logprobs == "scored",
-            average_over=settings.average_over,
-            skip_idle=settings.skip_idle,
-        )
+        self.grader = grader
+        self.optimizer = optimizer_of(config, policy)
+        self.step_settings = step_settings(config)
         self.state = State()
         self.order = Order(len(self.problems), seed=config.seed)
         self.relatedness = relatedness(config.data)
@@ -132,24 +124,33 @@ class Run:
     def prepare(cls, config: RunConfig, *, watcher: Watcher, measured: dict[str, Any] | None = None) -> "Run":
         """Load everything and check the data, before anything is written."""
         keep_freed_memory()
-        policy, reference = trained_policy(config), reference_policy(config)
-        run = cls(config, policy, reference, watcher)
-        longest = check_problems(
-            run.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=watcher.message
-        )
-        watcher.message(largest_group(longest, config))
-        check_perturbations(used_perturbations(config), problems=run.problems)
-        run.measured = measured or measure(threads=config.threads) | {"decode": run.engine.decode}
-        torch.set_num_threads(int(run.measured["threads"]))
-        run.measured |= choose_attention(
-            config, policy, longest=longest, recorded=run.measured, message=watcher.message
-        )
-        run.measured |= chosen_head(policy, message=watcher.message)
-        run.measured |= choose_linears(
-            config.model.linears, policy, reference, recorded=run.measured, message=watcher.message
-        )
-        run.validator = Validator.of(config, policy, run.engine, run.grader, message=watcher.message)
+        with ExitStack() as stack:
+            grader = stack.enter_context(
+                Grader(config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s)
+            )
+            grader.start()  # while the model loads
+            run = cls(config, trained_policy(config), reference_policy(config), grader, watcher)
+            run._check(measured)
+            stack.pop_all()
         return run
+
+    def _check(self, measured: dict[str, Any] | None) -> None:
+        """Check the data; choose what is chosen by measurement."""
+        config, policy, message = self.config, self.policy, self.watcher.message
+        longest = check_problems(
+            self.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=message
+        )
+        message(largest_group(longest, config))
+        check_perturbations(used_perturbations(config), problems=self.problems)
+        self.grader.wait()  # what is measured is not to share the machine with their start
+        self.measured = choose(
+            config, policy, self.reference, self.engine, longest=longest, recorded=measured, message=message
+        )
+        self.validator = Validator.of(config, policy, self.engine, self.grader, message=message)
+
+    def close(self) -> None:
+        """End the workers."""
+        self.grader.close()
 
     validator: Validator | None = None
     profile: int | None = None
@@ -167,7 +168,7 @@ class Run:
         config, watcher = self.config, self.watcher
         require_steps(self.profile, left=config.steps - self.state.step)
         profiler = Profiler(self.profile or 0, device=self.policy.device, message=watcher.message)
-        with self.grader, stop_signals(watcher.message) as stop:
+        with closing(self), stop_signals(watcher.message) as stop:
             watcher.start(config, self.state.step, folder.path)
             if self.state.step == 0:
                 self._validate(folder)

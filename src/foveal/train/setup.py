@@ -14,6 +14,7 @@ from foveal.data.world import Kept, WorldDataConfig
 from foveal.policy.model import Policy, load_policy
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
+from foveal.train.step import StepSettings
 from foveal.types import Problem
 
 CHECKED_PROBLEMS = 64
@@ -55,6 +56,31 @@ def trained_policy(config: RunConfig) -> Policy:
 def reference_policy(config: RunConfig) -> Policy | None:
     """The frozen reference, where the objective uses one."""
     return policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
+
+
+def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
+    """AdamW over the weights that are trained."""
+    settings = config.optimizer
+    return torch.optim.AdamW(
+        [p for p in policy.parameters() if p.requires_grad],
+        lr=settings.lr,
+        betas=settings.betas,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def step_settings(config: RunConfig) -> StepSettings:
+    """How a step cuts and averages its batch."""
+    settings = config.optimizer
+    return StepSettings(
+        temperature=config.sampling.temperature,
+        micro_batch_tokens=settings.micro_batch_tokens,
+        mini_batches=settings.mini_batches,
+        max_grad_norm=settings.max_grad_norm,
+        score_old=settings.old_logprobs == "scored",
+        average_over=settings.average_over,
+        skip_idle=settings.skip_idle,
+    )
 
 
 def resolve_model(path: str) -> str:
