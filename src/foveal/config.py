@@ -189,6 +189,14 @@ class GradingConfig(Config):
     """CPU seconds for one completion and reward, so that a loaded machine grades the same."""
 
 
+class PicturesConfig(Config):
+    """Who loads, perturbs and preprocesses pictures."""
+
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=64)] = "auto"
+    """Threads that make the next step's pictures while the model works; 0 makes them when they are asked for.
+    "auto": 0 where the model runs on the CPU, else up to 4. Results are the same."""
+
+
 class RecordConfig(Config):
     """What completions.jsonl holds."""
 
@@ -215,6 +223,7 @@ class RunConfig(Config):
     validation: ValidationConfig | None = None
     checkpoint: CheckpointConfig = CheckpointConfig()
     grading: GradingConfig = GradingConfig()
+    pictures: PicturesConfig = PicturesConfig()
     record: RecordConfig = RecordConfig()
     guard: GuardConfig = GuardConfig()
 

@@ -3,7 +3,12 @@
 import csv
 import io
 import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -217,3 +222,27 @@ def test_the_first_problems_of_a_world_are_made_once_and_only_so_many_are_kept()
     assert kept[1] is kept[-3] and kept[2] is not kept[2]
     with pytest.raises(IndexError):
         kept[4]
+
+
+def test_rows_are_read_by_one_thread_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = open_data(str(parquet(tmp_path / "data.parquet", viewed(5))))
+    wanted = [(problem.question, problem.images[0].tobytes()) for problem in data]
+    reading = threading.Lock()
+
+    def alone(read: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            assert reading.acquire(blocking=False), "two threads read at once"
+            try:
+                time.sleep(0.001)
+                return read(*given)
+            finally:
+                reading.release()
+
+        return call
+
+    for name in ("cells", "pictures"):
+        monkeypatch.setattr(data._rows, name, alone(getattr(data._rows, name)))
+    places = [*range(5), *range(4, -1, -1)] * 2
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda place: data[place], places))
+    assert [(of.question, of.images[0].tobytes()) for of in found] == [wanted[place] for place in places]

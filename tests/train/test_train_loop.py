@@ -3,9 +3,11 @@
 import ctypes
 import json
 import math
+import os
 import platform
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,19 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+PREPARED: list[Run] = []
+
+
+@pytest.fixture(autouse=True)
+def close_what_was_prepared() -> Iterator[None]:
+    yield
+    while PREPARED:
+        PREPARED.pop().close()
+
+
 def prepared(config: RunConfig) -> Run:
-    return Run.prepare(config, watcher=Silent())
+    PREPARED.append(Run.prepare(config, watcher=Silent()))
+    return PREPARED[-1]
 
 
 def sampling(**changes: int) -> dict[str, int]:
@@ -59,7 +72,6 @@ def test_small_data_give_a_problem_other_completions_each_time(tiny_folder: Path
     assert Counter(group.problem.id for group in groups).most_common()[0][1] == 2
     texts = [tuple(c.token_ids for c in group.completions) for group in groups]
     assert len(set(texts)) == 4
-    run.grader.close()
 
 
 def objective_that_keeps(run: Run, pattern: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +100,6 @@ def test_dropped_groups_are_drawn_again_up_to_the_limit(
     run = prepared(world_config(tiny_folder, sampling=sampling(max_refills=3)))
     objective_that_keeps(run, pattern, monkeypatch)
     groups, count = run._sample(0)
-    run.grader.close()
     assert (count, len(groups)) == (drawn, kept)
     assert run.state.cursor == drawn
 
@@ -281,3 +292,41 @@ def test_the_largest_group_is_told_before_a_run_starts(tokens: int, told: str, t
         optimizer={"micro_batch_tokens": tokens},
     )
     assert told in largest_group(101, config)
+
+
+def graders() -> set[str]:
+    """Grading workers of this process."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            if folder.name.isdigit() and parent[0] != "Z" and parent[1] == str(os.getpid()):
+                if b"foveal.rewards.worker" in (folder / "cmdline").read_bytes():
+                    found.add(folder.name)
+        except OSError:
+            continue
+    return found
+
+
+def test_a_start_that_fails_leaves_no_grading_worker(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = graders()
+    seen: list[int] = []
+    check = Run._check
+
+    def checked(self: Run, measured: dict[str, Any] | None) -> None:
+        seen.append(len(graders() - before))
+        check(self, measured)
+
+    monkeypatch.setattr(Run, "_check", checked)
+    long = {"group_size": 2, "prompts_per_step": 2, "max_new_tokens": 3, "max_prompt_tokens": 5}
+    with pytest.raises(FovealError, match=r"more than sampling\.max_prompt_tokens = 5"):
+        loop.start(world_config(tiny_folder, sampling=long), tmp_path / "run")
+    with pytest.raises(FovealError, match="cannot be found|no such|does not exist|not a folder"):
+        loop.start(world_config(tmp_path / "no model"), tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FovealError, match="the run folder .* cannot be made"):
+        loop.start(world_config(tiny_folder), tmp_path / "file" / "run")
+    assert seen == [1, 1]  # it was there before the first step
+    assert graders() == before

@@ -101,6 +101,6 @@ def test_settings_of_a_run_reach_the_sampler(tiny_folder: Path, monkeypatch: pyt
         except FovealError as error:
             drawn[tuple(setting)] = str(error)
         finally:
-            run.grader.close()
+            run.close()
     assert drawn[()] == 6 and drawn[("when_none_kept",)] == 2
     assert "3 rounds of sampling gave 0 of 2 groups" in str(drawn[("when_short",)])

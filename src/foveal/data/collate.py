@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from foveal.data.segments import breakdown_values, segment_masks
-from foveal.data.views import view_pixels
+from foveal.data.views import Made, view_pixels
 from foveal.keys import Key
 from foveal.policy.processing import Processor
 from foveal.ranges import COLLATE, spanned
@@ -26,6 +26,7 @@ def collate(
     key: Key,
     progress: float = 0.0,
     donors: Sequence[Problem] | None = None,
+    made: Made = lambda problem, view: None,
 ) -> Inputs:
     """Tensors of finished groups under all `views`.
 
@@ -34,6 +35,7 @@ def collate(
     (`Inputs.sampled_elsewhere`). The perturbed pictures are keyed by (*key, problem id, image index, view).
     `progress`: finished share of the training, 0 to 1, for perturbations that fade. `donors`: the problems
     from which `other_picture` draws; the groups' own by default, and then what it draws depends on the batch.
+    `made`: perturbed pictures that are already there.
     Raises: FovealError, when a completion has not one recorded log-probability a token.
     """
     encoded = [processor.encode(group.problem) for group in groups]
@@ -51,6 +53,7 @@ def collate(
                 key=key,
                 progress=progress,
                 donors=problems if donors is None else donors,
+                made=made,
             )
         )
     return Inputs(

@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+import threading
 import warnings
 import zlib
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ MAX_ASPECT = 200
 
 BOMB_PIXELS = 1 << 28
 """Never decoded, whatever the limit: such a picture takes 800 MB as RGB."""
+
+_OPENING = threading.Lock()
+"""Filters of warnings are the process's: threads that load pictures set them one at a time."""
 
 _BROKEN = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
 """What Pillow raises for files that are no pictures, or broken ones."""
@@ -134,7 +138,7 @@ def rgb(image: Image) -> Image:
 
 def _open(picture: Stored) -> Image:
     try:
-        with warnings.catch_warnings():
+        with _OPENING, warnings.catch_warnings():
             # The limit of `Limits` stands in for Pillow's warning.
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
             content = picture.content

@@ -1,7 +1,8 @@
 """Problems from files, for the `[data]` table of a config; pictures are decoded only when asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from threading import Lock
 from typing import Any, ClassVar, Literal, overload
 
 from pydantic import Field
@@ -93,6 +94,8 @@ class FileProblems(Sequence[Problem]):
         )
         self._limits = Limits(max_pixels=config.max_image_pixels, oversize=config.oversize)
         self._size = min(len(rows), config.limit or len(rows))
+        self._reading = Lock()
+        """Rows are read by one thread at a time; pictures are decoded by several."""
 
     def __len__(self) -> int:
         return self._size
@@ -121,7 +124,7 @@ class FileProblems(Sequence[Problem]):
         Raises: DataError for a wrong type, an empty field, or marks that do not match the pictures.
         """
         place = self._place(index)
-        cells, where, names = self._rows.cells(place), self._rows.where(place), self._columns
+        cells, where, names = self._cells(place), self._rows.where(place), self._columns
         question = fields.question_text(cells.get(names.question), column=names.question, where=where)
         answer = fields.answer_text(cells.get(names.answer), column=names.answer, where=where)
         count = self._count(place, cells) if pictures is None else pictures
@@ -152,9 +155,7 @@ class FileProblems(Sequence[Problem]):
         place, column = self._place(index), self._columns.id
         if column is None:
             return self._rows.name(place)
-        return fields.id_text(
-            self._rows.cells(place).get(column), column=column, where=self._rows.where(place)
-        )
+        return fields.id_text(self._cells(place).get(column), column=column, where=self._rows.where(place))
 
     def sizes(self, index: int) -> tuple[tuple[int, int], ...]:
         """Width and height of each picture, from the headers, before scaling to the limit.
@@ -188,9 +189,13 @@ class FileProblems(Sequence[Problem]):
         column = self._columns.images
         if column is None:
             return ()
-        return stored(
-            self._rows.pictures(place, column), folder=self._rows.folder, where=self._rows.where(place)
-        )
+        with self._reading:
+            cell = self._rows.pictures(place, column)
+        return stored(cell, folder=self._rows.folder, where=self._rows.where(place))
+
+    def _cells(self, place: int) -> Mapping[str, Any]:
+        with self._reading:
+            return self._rows.cells(place)
 
 
 class First(Sequence[Problem]):

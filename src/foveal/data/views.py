@@ -1,6 +1,6 @@
 """The pictures of a problem under a view: what a perturbation needs is found, what it gives is checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +36,10 @@ def check_perturbations(
             )
 
 
+Made = Callable[[Problem, ViewName], Tensor | None]
+"""What `problem_pixels` gives for a problem and a view, where it was made beforehand."""
+
+
 def view_pixels(
     problems: Sequence[Problem],
     perturbation: Perturbation,
@@ -45,27 +49,39 @@ def view_pixels(
     key: Key,
     progress: float = 0.0,
     donors: Sequence[Problem] = (),
+    made: Made = lambda problem, view: None,
 ) -> tuple[Tensor, ...]:
-    """For each problem the patches [n, features] of its pictures under a view, in its clean ones' grids.
+    """For each problem what `problem_pixels` gives."""
+
+    def pixels(problem: Problem) -> Tensor:
+        found = made(problem, view)
+        if found is not None:
+            return found
+        return problem_pixels(
+            problem, perturbation, processor=processor, view=view, key=key, progress=progress, donors=donors
+        )
+
+    return tuple(pixels(problem) for problem in problems)
+
+
+def problem_pixels(
+    problem: Problem,
+    perturbation: Perturbation,
+    *,
+    processor: Processor,
+    view: ViewName,
+    key: Key,
+    progress: float = 0.0,
+    donors: Sequence[Problem] = (),
+) -> Tensor:
+    """The patches [n, features] of a problem's pictures under a view, in its clean ones' grids.
 
     Arguments as those of `view_images`.
     """
-    fitted = perturbation.on_model_grid
-    return tuple(
-        processor.pixels(
-            view_images(
-                problem,
-                perturbation,
-                processor=processor,
-                view=view,
-                key=key,
-                progress=progress,
-                donors=donors,
-            ),
-            fitted=fitted,
-        )[0]
-        for problem in problems
+    images = view_images(
+        problem, perturbation, processor=processor, view=view, key=key, progress=progress, donors=donors
     )
+    return processor.pixels(images, fitted=perturbation.on_model_grid)[0]
 
 
 @spanned(PICTURES)

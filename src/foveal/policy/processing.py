@@ -78,23 +78,29 @@ class Processor:
         self._banned = tuple(self.tokenizer.convert_ids_to_tokens(list(family.banned_token_ids())))
         self._cache: OrderedDict[str, tuple[Problem, Encoded]] = OrderedDict()
         self._cached_bytes = 0
+        self._least = 1
+
+    def keep(self, problems: int) -> None:
+        """Keep so many encoded problems whatever they take: those of a step, which its batch holds anyway."""
+        self._least = problems
 
     @spanned(PICTURES)
-    def encode(self, problem: Problem) -> Encoded:
+    def encode(self, problem: Problem, pictures: tuple[Tensor, Tensor] | None = None) -> Encoded:
         """The prompt with its placeholders expanded, and the clean pictures' patches.
 
+        `pictures`: what `pixels` gives for them, where it was made beforehand.
         Raises: FovealError, when the text holds placeholders of its own.
         """
         kept = self._cache.pop(problem.id, None)
         if kept is not None:
             self._cached_bytes -= kept[1].pixels.nbytes
         if kept is None or kept[0] is not problem:
-            pixels, grids = self.pixels(problem.images)
+            pixels, grids = pictures or self.pixels(problem.images)
             kept = problem, Encoded(prompt=self.prompt(problem, grids), pixels=pixels)
         self._cache[problem.id] = kept
         self._cached_bytes += kept[1].pixels.nbytes
-        while len(self._cache) > CACHED_PROBLEMS or (
-            self._cached_bytes > CACHED_BYTES and len(self._cache) > 1
+        while len(self._cache) > self._least and (
+            len(self._cache) > CACHED_PROBLEMS or self._cached_bytes > CACHED_BYTES
         ):
             _, (_, oldest) = self._cache.popitem(last=False)
             self._cached_bytes -= oldest.pixels.nbytes

@@ -54,6 +54,29 @@ def draw_groups(
     return [sum((drawn[view][n] for view in counts), ()) for n in range(len(problems))]
 
 
+def draw_rounds(
+    engine: RolloutEngine,
+    rounds: Sequence[tuple[int, Sequence[Problem]]],
+    *,
+    sampling: Sampling,
+    shares: Mapping[ViewName, float],
+    shown: Callable[[Problem, ViewName], Problem],
+    key: Key,
+) -> list[tuple[Problem, tuple[Completion, ...]]]:
+    """Problems, by epoch, with what `draw_groups` draws.
+
+    The epoch is part of the key: small data give a problem several times a step, each time with noise of
+    its own.
+    """
+    found = list[tuple[Problem, tuple[Completion, ...]]]()
+    for epoch, problems in rounds:
+        completions = draw_groups(
+            engine, problems, sampling=sampling, shares=shares, shown=shown, key=(*key, epoch)
+        )
+        found += zip(problems, completions, strict=True)
+    return found
+
+
 class Order:
     """The order of problems: a fresh permutation an epoch, keyed by the seed."""
 

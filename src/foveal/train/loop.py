@@ -12,7 +12,7 @@ from foveal.collapse import Verdict, observe, observe_validation
 from foveal.config import RunConfig
 from foveal.crosscheck import used_perturbations
 from foveal.data.collate import collate
-from foveal.data.views import check_perturbations, view_images
+from foveal.data.views import check_perturbations
 from foveal.policy.checkpoint import (
     PREFIX,
     clean_checkpoints,
@@ -28,11 +28,12 @@ from foveal.rollout.local import LocalEngine
 from foveal.signs import in_words
 from foveal.train.choices import choose
 from foveal.train.clock import Clock
-from foveal.train.draw import Order, draw_groups
+from foveal.train.draw import draw_rounds
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
 from foveal.train.measure import keep_freed_memory
 from foveal.train.paths import with_absolute_paths
+from foveal.train.pictures import Moment, Pictures
 from foveal.train.profile import Profiler, require_steps
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
@@ -50,7 +51,7 @@ from foveal.train.step import StepResult, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
 from foveal.train.watcher import Silent, Watcher
-from foveal.types import CLEAN, Completion, Group, Problem, ViewName
+from foveal.types import CLEAN, Completion, Group, Objective, Problem
 
 BEST = "best"
 
@@ -117,7 +118,7 @@ class Run:
         self.optimizer = optimizer_of(config, policy)
         self.step_settings = step_settings(config)
         self.state = State()
-        self.order = Order(len(self.problems), seed=config.seed)
+        self.pictures = Pictures.of(config, self.problems, policy)
         self.relatedness = relatedness(config.data)
 
     @classmethod
@@ -142,7 +143,8 @@ class Run:
         )
         message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=self.problems)
-        self.grader.wait()  # what is measured is not to share the machine with their start
+        if measured is None:
+            self.grader.wait()  # what is measured is not to share the machine with the workers' start
         self.measured = choose(
             config, policy, self.reference, self.engine, longest=longest, recorded=measured, message=message
         )
@@ -150,6 +152,7 @@ class Run:
 
     def close(self) -> None:
         """End the workers."""
+        self.pictures.close()
         self.grader.close()
 
     validator: Validator | None = None
@@ -209,8 +212,7 @@ class Run:
 
     def _one_step(self, folder: RunFolder) -> None:
         config, step = self.config, self.state.step
-        objective = config.objective.at(step, steps=config.steps).scaled(self.state.guard.scale)
-        clock = Clock()
+        objective, moment, clock = self._objective(step), Moment.of(config, step), Clock()
         groups, drawn = self._sample(step)
         clock.lap("sample_s")
         inputs = collate(
@@ -218,10 +220,12 @@ class Run:
             processor=self.policy.processor,
             views=objective.views,
             perturbations=config.perturbations,
-            key=(config.seed, step),
-            progress=step / config.steps,
+            key=moment.key,
+            progress=moment.progress,
             donors=self.problems,
+            made=self.pictures.made,
         )
+        self.pictures.forget_views()
         clock.lap("collate_s")
         for group in self.optimizer.param_groups:
             group["lr"] = config.optimizer.lr * min(1.0, (step + 1) / max(1, config.optimizer.warmup_steps))
@@ -262,43 +266,31 @@ class Run:
         return gathered.groups, gathered.drawn
 
     def _draw(self, step: int, count: int) -> list[tuple[Problem, tuple[Completion, ...]]]:
-        """The next problems with their completions.
-
-        The epoch is part of the key: small data give a problem several times a step, each time with noise of
-        its own.
-        """
-        config, found = self.config, list[tuple[Problem, tuple[Completion, ...]]]()
+        """The next problems with their completions; meanwhile pictures are made."""
+        config, moment = self.config, Moment.of(self.config, step)
         sampling = replace(
             config.sampling.sampling(),
             entropies=CLEAN in config.objective.score_views,
             hold_tokens=config.optimizer.hold_tokens,
         )
-        for epoch, indices in self.order.next(self.state.cursor, count):
-            problems = [self.problems[index] for index in indices]
-            completions = draw_groups(
-                self.engine,
-                problems,
-                sampling=sampling,
-                shares=config.objective.sample_views(step, steps=config.steps),
-                shown=partial(self._shown, step=step),
-                key=(config.seed, "sample", step, epoch),
-            )
-            found += zip(problems, completions, strict=True)
+        rounds = self.pictures.take(self.state.cursor, count)
         self.state.cursor += count
-        return found
-
-    def _shown(self, problem: Problem, view: ViewName, *, step: int) -> Problem:
-        """The problem with its pictures under a view in this step."""
-        images = view_images(
-            problem,
-            self.config.perturbations[view],
-            processor=self.policy.processor,
-            view=view,
-            key=(self.config.seed, step),
-            progress=step / self.config.steps,
-            donors=self.problems,
+        for _, problems in rounds:
+            self.pictures.expect_views(problems, self._objective(step).views, moment)
+        if step + 1 < config.steps:
+            self.pictures.expect(self.state.cursor, count)
+        return draw_rounds(
+            self.engine,
+            rounds,
+            sampling=sampling,
+            shares=config.objective.sample_views(step, steps=config.steps),
+            shown=partial(self.pictures.shown, moment=moment),
+            key=(config.seed, "sample", step),
         )
-        return replace(problem, images=images)
+
+    def _objective(self, step: int) -> Objective:
+        """The objective with its coefficients of a step."""
+        return self.config.objective.at(step, steps=self.config.steps).scaled(self.state.guard.scale)
 
     def _record(
         self, folder: RunFolder, groups: Sequence[Group], drawn: int, result: StepResult, clock: Clock
