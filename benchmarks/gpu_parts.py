@@ -17,7 +17,8 @@ from torch import Tensor
 from foveal.data.collate import collate
 from foveal.policy.model import Policy
 from foveal.rollout.local import LocalEngine
-from foveal.train.step import StepSettings, train_step
+from foveal.train.settings import StepSettings
+from foveal.train.step import train_step
 from foveal.types import CLEAN, Inputs, Problem, Sampling
 
 Numbers = dict[str, Any]

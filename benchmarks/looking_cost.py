@@ -62,7 +62,7 @@ class Bench:
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
-        from foveal.train.step import StepSettings
+        from foveal.train.settings import StepSettings
 
         self.args = args
         self.policy = workload.load(args.checkpoint)
@@ -111,7 +111,7 @@ class Bench:
         import torch
 
         from foveal.policy.forward import micro_batches
-        from foveal.train.step import select_inputs
+        from foveal.train.rows import select_inputs
 
         self.optimizer.zero_grad(set_to_none=True)
         chosen = rows.nonzero()[:, 0]

@@ -92,7 +92,7 @@ class Bench:
         from foveal.policy.linears import Linears
         from foveal.rollout.local import LocalEngine
         from foveal.train.linears import measure_linears
-        from foveal.train.step import StepSettings
+        from foveal.train.settings import StepSettings
         from foveal.types import CLEAN, Sampling
 
         self.args = args

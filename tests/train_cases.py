@@ -18,7 +18,11 @@ from foveal.perturbations.distort import Colour
 from foveal.perturbations.occlude import PatchMask
 from foveal.policy import Policy
 from foveal.rollout.local import LocalEngine
-from foveal.train.step import StepSettings, _Tally, accumulate, mini_batch_rows, prepare, score, select
+from foveal.train.rows import mini_batch_rows, select
+from foveal.train.settings import StepSettings
+from foveal.train.step import prepare, score
+from foveal.train.tally import Tally
+from foveal.train.update import accumulate
 from foveal.types import Aggregation, Group, Inputs, Objective, Sampling
 from policy_cases import NONE, ONE, TALL, TWO, problem
 
@@ -86,7 +90,7 @@ def gradients(policy: Policy, inputs: Inputs, objective: Objective, *, tokens: i
     how = settings(tokens=tokens)
     batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
     policy.zero_grad(set_to_none=True)
-    tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+    tally = Tally.of(inputs)
     for rows in mini_batch_rows(inputs, 1):
         accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]

@@ -11,7 +11,7 @@ from foveal.compat.kl import NAMES
 from foveal.compat.losses import papo_micro_loss
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import KL_PRCP, PAPO
-from foveal.train.step import select
+from foveal.train.rows import select
 from foveal.types import Batch, TokenStats, ViewScores
 from golden.golden_cases import (
     OWN_FOLDER,

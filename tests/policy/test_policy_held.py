@@ -18,7 +18,8 @@ from foveal.policy import Policy, load_policy
 from foveal.policy.forward import micro_batches
 from foveal.rollout import local
 from foveal.rollout.local import LocalEngine
-from foveal.train.step import StepSettings, train_step
+from foveal.train.settings import StepSettings
+from foveal.train.step import train_step
 from foveal.types import CLEAN, Group, Inputs, Objective, Problem, Sampling
 from policy_cases import CASES, MIXED, NONE, ONE, TALL, TWO, Outcome, batch, close, shared, weights
 

@@ -19,7 +19,8 @@ from foveal.rollout.local import LocalEngine
 from foveal.spec import ConfigError
 from foveal.train import loop
 from foveal.train.draw import draw_groups, exact_counts
-from foveal.train.step import StepSettings, score, train_step
+from foveal.train.settings import StepSettings
+from foveal.train.step import score, train_step
 from foveal.types import Group, PerturbationContext, Problem, Sampling, ViewName
 from policy_cases import NONE, ONE, TWO
 from run_cases import lines, world_config, world_table

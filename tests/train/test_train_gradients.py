@@ -22,17 +22,11 @@ from foveal.objectives.rloo import RLOO
 from foveal.objectives.vppo import VPPO
 from foveal.policy import Policy, load_policy
 from foveal.policy.forward import PackedRow
-from foveal.train import step as step_module
-from foveal.train.step import (
-    StepSettings,
-    _Tally,
-    accumulate,
-    mini_batch_rows,
-    prepare,
-    score,
-    select,
-    train_step,
-)
+from foveal.train.rows import mini_batch_rows, select
+from foveal.train.settings import StepSettings
+from foveal.train.step import prepare, score, train_step
+from foveal.train.tally import Tally
+from foveal.train.update import accumulate
 from foveal.types import Batch, Inputs, Objective, ViewName
 from train_cases import WHOLE, inputs_of, record, settings
 
@@ -100,7 +94,7 @@ def backward(
     batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
     spy = Spy().watch(policy, patch)
     policy.zero_grad(set_to_none=True)
-    tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+    tally = Tally.of(inputs)
     (rows,) = mini_batch_rows(inputs, 1)
     accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
     return spy, batch
@@ -262,7 +256,7 @@ def test_a_group_of_equal_rewards_moves_nothing_at_all(policy: Policy, inputs: I
     batch = prepare(equal, score(equal, policy, None, BASE, settings()), BASE)
     assert batch.advantages.eq(0).all()
     policy.zero_grad(set_to_none=True)
-    tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+    tally = Tally.of(inputs)
     (rows,) = mini_batch_rows(equal, 1)
     accumulate(policy, select(batch, rows), BASE, settings(), tally=tally, rows=rows)
     assert all(p.grad is None or p.grad.eq(0).all() for p in policy.parameters())
@@ -299,7 +293,7 @@ def test_one_descent_step_raises_kl_prcp_and_lowers_the_contrastive_loss(
 
     def mean() -> float:
         """The term's mean now; its gradient is added."""
-        tally = _Tally(per_token={"sampled_logprobs": equal.sampled_logprobs})
+        tally = Tally.of(equal)
         accumulate(moving, select(batch, rows), objective, how, tally=tally, rows=rows)
         return -tally.losses[name] if rises else tally.losses[name]
 
@@ -341,9 +335,9 @@ def test_savings_change_no_gradient(policy: Policy, inputs: Inputs, monkeypatch:
     def gradients(how: StepSettings) -> list[Tensor]:
         policy.zero_grad(set_to_none=True)
         batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
-        tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+        tally = Tally.of(inputs)
         (rows,) = mini_batch_rows(inputs, 1)
-        step_module.accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
+        accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
         return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
 
     saved = gradients(settings())
@@ -374,7 +368,7 @@ def test_completions_without_an_advantage_are_left_out_and_nothing_changes(
         policy.zero_grad(set_to_none=True)
         how = replace(settings(tokens=WHOLE), skip_idle=skip)
         batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
-        tally = _Tally(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+        tally = Tally.of(inputs)
         (rows,) = mini_batch_rows(inputs, 1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Policy, "forward", forward)

@@ -19,8 +19,10 @@ from foveal.objectives.papo import PAPO
 from foveal.objectives.vppo import VPPO
 from foveal.policy import Policy, load_policy
 from foveal.policy.forward import micro_batches
-from foveal.train import step as step_module
-from foveal.train.step import StepResult, mini_batch_rows, train_step
+from foveal.train import update as update_module
+from foveal.train.rows import mini_batch_rows
+from foveal.train.step import StepResult, train_step
+from foveal.train.tally import larger
 from foveal.types import Aggregation, Batch, Count, Group, Inputs, Objective, Term, TokenStats
 from train_cases import METHODS, SPLIT, WHOLE, distance, gradients, inputs_of, moved, record, settings
 
@@ -154,34 +156,34 @@ def test_sgd_steps_do_not_depend_on_split(
 
 def double_first_micro_batch(patch: pytest.MonkeyPatch) -> None:
     """One micro-batch's loss counts twice."""
-    right, calls = step_module.sum_terms, [0]
+    right, calls = update_module.sum_terms, [0]
 
     def wrong(terms: list[Term], counts: dict[str, Count], objective: Objective) -> Tensor:
         calls[0] += 1
         return right(terms, counts, objective) * (2 if calls[0] == 1 else 1)
 
-    patch.setattr(step_module, "sum_terms", wrong)
+    patch.setattr(update_module, "sum_terms", wrong)
 
 
 def halve_every_count(patch: pytest.MonkeyPatch) -> None:
     """The denominators of a split batch are half of the right ones, as with a forgotten second rank."""
-    right = step_module.count
+    right = update_module.count
 
     def wrong(mask: Tensor) -> Count:
         found = right(mask)
         return Count(tokens=found.tokens / 2, sequences=found.sequences / 2)
 
-    patch.setattr(step_module, "count", wrong)
+    patch.setattr(update_module, "count", wrong)
 
 
 def count_in_micro_batches(patch: pytest.MonkeyPatch) -> None:
     """The denominators of the micro-batch instead of the mini-batch."""
-    right = step_module.sum_terms
+    right = update_module.sum_terms
 
     def wrong(terms: list[Term], counts: dict[str, Count], objective: Objective) -> Tensor:
-        return right(terms, {term.name: step_module.count(term.mask) for term in terms}, objective)
+        return right(terms, {term.name: update_module.count(term.mask) for term in terms}, objective)
 
-    patch.setattr(step_module, "sum_terms", wrong)
+    patch.setattr(update_module, "sum_terms", wrong)
 
 
 @pytest.mark.parametrize(
@@ -355,5 +357,5 @@ def test_metrics_do_not_depend_on_split(policy: Policy, inputs: Inputs) -> None:
 
 
 def test_largest_value_shows_a_nan_wherever_it_came() -> None:
-    assert step_module._larger(1.0, 2.0) == 2.0
-    assert math.isnan(step_module._larger(math.nan, 2.0)) and math.isnan(step_module._larger(2.0, math.nan))
+    assert larger(1.0, 2.0) == 2.0
+    assert math.isnan(larger(math.nan, 2.0)) and math.isnan(larger(2.0, math.nan))

@@ -1,6 +1,6 @@
 """The loss of one micro-batch as the official codes of PAPO and CPPO put it together from a method's terms.
 
-The library averages each term over the whole mini-batch (`train.step`); these codes average over the
+The library averages each term over the whole mini-batch (`train.loss`); these codes average over the
 micro-batch at hand, with denominators of their own.
 """
 

@@ -14,7 +14,7 @@ from foveal.data.world import Kept, WorldDataConfig
 from foveal.policy.model import Policy, load_policy
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
-from foveal.train.step import StepSettings
+from foveal.train.settings import StepSettings
 from foveal.types import Problem
 
 CHECKED_PROBLEMS = 64

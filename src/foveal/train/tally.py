@@ -1,0 +1,130 @@
+"""What is logged of a step: sums over its micro-batches, and the metrics that they make."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from foveal.objectives.terms import zero_outside
+from foveal.train.loss import mean_of
+from foveal.types import CLEAN, Batch, Count, Inputs, Objective, Term, TokenStats, ViewName
+
+TAIL_NATS = 1.0
+"""Tokens whose kl_prcp is above this many nats count into its tail share: k3 is heavy-tailed, a mean alone
+misleads."""
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """Sums over micro-batches of what is logged."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    tokens: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float] = field(default_factory=dict)
+    per_token: dict[str, Tensor] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
+    ratio_max: float = 0.0
+    parity_max: float = 0.0
+    skipped: int = 0
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> "Tally":
+        """An empty one for these completions."""
+        return cls(per_token={"sampled_logprobs": inputs.sampled_logprobs})
+
+    def add(self, measure: Term, rows: Tensor, size: torch.Size) -> None:
+        """Count a measure's values on these rows, and keep them."""
+        values = measure.per_token.detach()[measure.mask].double()
+        self.sums[measure.name] = self.sums.get(measure.name, 0.0) + float(values.sum())
+        self.tokens[measure.name] = self.tokens.get(measure.name, 0.0) + float(measure.mask.sum())
+        self.keep(measure, rows, size)
+
+    def keep(self, term: Term, rows: Tensor, size: torch.Size) -> None:
+        """Keep a term's values on these rows."""
+        values = term.per_token.detach()
+        whole = self.per_token.setdefault(term.name, torch.full(size, math.nan))
+        whole[rows] = torch.where(term.mask, values, math.nan).float().cpu()
+
+    def watch(
+        self,
+        objective: Objective,
+        micro: Batch,
+        now: Mapping[ViewName, TokenStats],
+        terms: Sequence[Term],
+        counts: Mapping[str, Count],
+        *,
+        share: float,
+        places: Tensor,
+    ) -> None:
+        """Log what this micro-batch saw; `share` is the weight of its means in the loss."""
+        with torch.no_grad():
+            size = self.per_token["sampled_logprobs"].shape
+            measures = _first_of_each_name(objective.measures(micro, now))
+            for measure in measures.values():
+                self.add(measure, places, size)
+            for name, term in _first_of_each_name(terms).items():
+                if name not in measures:
+                    self.keep(term, places, size)
+            for term in terms:
+                mean = mean_of(term, counts, objective)
+                self.losses[term.name] = self.losses.get(term.name, 0.0) + share * term.coef * float(mean)
+            if CLEAN in now:
+                mask = micro.inputs.completion_mask
+                drift = zero_outside(now[CLEAN].logprobs - micro.scores.old_logprobs, mask).abs().max()
+                self.ratio_max = larger(self.ratio_max, float(drift.exp()))
+                if not self.norms:
+                    if micro.inputs.sampled_elsewhere is not None:
+                        mask = mask & ~micro.inputs.sampled_elsewhere.unsqueeze(-1)
+                    gap = zero_outside(now[CLEAN].logprobs - micro.inputs.sampled_logprobs, mask).abs().max()
+                    self.parity_max = larger(self.parity_max, float(gap))
+
+    def metrics(self, batch: Batch) -> dict[str, float]:
+        """The step's numbers by name; docs/metrics.md says what each is."""
+        inputs = batch.inputs
+        found = {f"loss/{name}": value for name, value in self.losses.items()}
+        found["loss/total"] = sum(self.losses.values())
+        for name, total in self.sums.items():
+            key = name if "/" in name else f"{name}/mean"
+            found[key] = total / self.tokens[name] if self.tokens[name] else 0.0
+        if "kl_prcp" in self.sums:
+            kl_prcp = self.per_token["kl_prcp"]
+            values = kl_prcp[kl_prcp.isfinite()]
+            found["kl_prcp/mean"] = float(values.mean()) if len(values) else 0.0
+            found["kl_prcp/median"] = float(values.median()) if len(values) else 0.0
+            found["kl_prcp/variance"] = float(values.var(correction=0)) if len(values) else 0.0
+            found["kl_prcp/tail_fraction"] = (
+                float((values > TAIL_NATS).float().mean()) if len(values) else 0.0
+            )
+        if batch.scores.ref_logprobs is not None:
+            scored = batch.scores.ref_logprobs[inputs.completion_mask]
+            found["completion/reference_logprob"] = float(scored.mean()) if len(scored) else 0.0
+        idle = (batch.advantages.abs().amax(-1) == 0).float().mean()
+        found |= {
+            "reward/mean": float(inputs.rewards.mean()),
+            "reward/std": float(inputs.rewards.std()) if len(inputs.rewards) > 1 else 0.0,
+            "reward/accuracy": float(inputs.correct.float().mean()),
+            "reward/zero_advantage_fraction": float(idle),
+            "completion/length_mean": float(inputs.lengths.float().mean()),
+            "completion/truncated_fraction": float(inputs.truncated.float().mean()),
+            "completion/nonfinite_count": float(inputs.nonfinite_count),
+            "policy/ratio_max": self.ratio_max,
+            "policy/grad_norm": sum(self.norms) / max(1, len(self.norms)),
+            "policy/skipped_count": float(self.skipped),
+            "sampler/parity_max": self.parity_max,
+        }
+        return found
+
+
+def _first_of_each_name(terms: Iterable[Term]) -> dict[str, Term]:
+    """Methods that hold one another may log the same thing: it is counted once."""
+    found: dict[str, Term] = {}
+    for term in terms:
+        found.setdefault(term.name, term)
+    return found
+
+
+def larger(first: float, second: float) -> float:
+    """The larger number, NaN where one of them is: `max` would keep or lose it by the order of the two."""
+    return math.nan if math.isnan(first) or math.isnan(second) else max(first, second)
