@@ -17,6 +17,7 @@ from torch import Tensor
 from foveal.data.collate import collate
 from foveal.policy.model import Policy
 from foveal.rollout.local import LocalEngine
+from foveal.train.graphs import kept_for_update
 from foveal.train.settings import StepSettings
 from foveal.train.step import train_step
 from foveal.types import CLEAN, Inputs, Problem, Sampling
@@ -279,8 +280,9 @@ def step(work: Work, objective_name: str) -> Numbers:
     phases = Laps(work, flops.Widths.of(policy.model.config))
     phases.watch(policy, optimizer)
     engine = LocalEngine(policy)
-    settings = StepSettings(temperature=1.0, micro_batch_tokens=work.micro_batch_tokens)
+    settings = StepSettings(temperature=1.0, micro_batch_tokens=work.micro_batch_tokens, hold_prompts="never")
     sampling = Sampling(group_size=work.group, max_new_tokens=work.response, min_new_tokens=work.response + 1)
+    sampling = kept_for_update(sampling, objective, settings)
     kept: list[dict[str, float]] = []
     found: Numbers = {
         "path": policy.attention_path,

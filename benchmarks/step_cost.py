@@ -44,6 +44,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--warmup", type=int, default=1, help="steps left out of the medians")
     parser.add_argument("--micro-batch-tokens", type=int, default=1 << 20)
+    parser.add_argument("--view-graphs", choices=("auto", "together", "apart"), default="auto")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument(
         "--prompts-again",
@@ -91,9 +92,10 @@ class Bench:
 
         from foveal.policy.linears import Linears
         from foveal.rollout.local import LocalEngine
+        from foveal.train.graphs import kept_for_update
         from foveal.train.linears import measure_linears
         from foveal.train.settings import StepSettings
-        from foveal.types import CLEAN, Sampling
+        from foveal.types import Sampling
 
         self.args = args
         self.objective = workload.objective(args.objective, gated=args.gated)
@@ -108,17 +110,18 @@ class Bench:
         self.widths = flops.Widths.of(self.policy.model.config)
         self.engine = LocalEngine(self.policy)
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-4)
-        self.settings = StepSettings(temperature=1.0, micro_batch_tokens=args.micro_batch_tokens)
+        self.settings = StepSettings(
+            temperature=1.0,
+            micro_batch_tokens=args.micro_batch_tokens,
+            view_graphs=args.view_graphs,
+            hold_prompts="never" if args.prompts_again else "auto",
+        )
         # An end token is banned until after the last one, so that only the set length ends a completion.
         longest = args.limits[1]
-        self.sampling = Sampling(
-            group_size=args.group,
-            max_new_tokens=longest,
-            min_new_tokens=longest + 1,
-            temperature=1.0,
-            entropies=CLEAN in self.objective.score_views,
-            hold_tokens=0 if args.prompts_again else args.micro_batch_tokens,
+        sampling = Sampling(
+            group_size=args.group, max_new_tokens=longest, min_new_tokens=longest + 1, temperature=1.0
         )
+        self.sampling = kept_for_update(sampling, self.objective, self.settings)
         self.phases = meters.Phases()
 
     def step(self, number: int, *, count_flops: bool = False) -> Step:
@@ -222,6 +225,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 "steps",
                 "checkpointing",
                 "prompts_again",
+                "view_graphs",
                 "micro_batch_tokens",
             )
         },

@@ -46,16 +46,21 @@ METHODS: Mapping[str, Callable[[Aggregation], Objective]] = {
 }
 
 
-def record(policy: Policy) -> list[Group]:
+def record(policy: Policy, *, entropies: bool = False) -> list[Group]:
     """Completions of several lengths, sampled once; rewards at random, unequal within each group."""
-    sampling = Sampling(group_size=GROUP_SIZE, max_new_tokens=9, temperature=TEMPERATURE)
+    sampling = Sampling(group_size=GROUP_SIZE, max_new_tokens=9, temperature=TEMPERATURE, entropies=entropies)
     drawn = LocalEngine(policy).generate(PROBLEMS, sampling=sampling, key=(7,))
     draw = np.random.default_rng(11)
     groups = []
     for index, (of, completions) in enumerate(zip(PROBLEMS, drawn, strict=True)):
         # A random model never stops: cut some completions off, so that lengths differ.
         cut = tuple(
-            replace(c, token_ids=c.token_ids[:n], sampled_logprobs=c.sampled_logprobs[:n])
+            replace(
+                c,
+                token_ids=c.token_ids[:n],
+                sampled_logprobs=c.sampled_logprobs[:n],
+                sampled_entropies=c.sampled_entropies and c.sampled_entropies[:n],
+            )
             for c, n in zip(completions, draw.integers(1, 10, GROUP_SIZE).tolist(), strict=True)
         )
         rewards = tuple(draw.random(GROUP_SIZE).round(3).tolist())

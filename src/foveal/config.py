@@ -1,6 +1,5 @@
 """The configuration of a run: TOML and overrides to a frozen, checked `RunConfig`."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -74,6 +73,9 @@ class ModelConfig(Config):
     """Torch device; "auto" takes the first accelerator, else the CPU."""
     freeze_vision: bool = False
     """Train the text model alone. The vision tower then runs once a prompt and view in a step."""
+    reuse_features: bool = True
+    """Keep what a frozen vision tower made of a picture, up to 1 GiB; otherwise it runs in each forward.
+    Results are the same."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward: less memory, about a third more time."""
 
@@ -132,20 +134,23 @@ class OptimizerConfig(Config):
     """What a term is averaged over. "micro_batch" averages each micro-batch alone and takes the mean of these
     means, as the official codes of PAPO and CPPO do: results then depend on how the batch is cut."""
     skip_idle: bool = True
-    """Leave out of the update completions that cannot change it: without an advantage, where no other term
-    takes them in. Results are the same; what is logged of the update is of those that are run."""
+    """Leave out of the update completions that cannot change it (without an advantage, where no other term
+    takes them in), and of a view those that it is not needed for (CPPO's gate). Results are the same; what
+    is logged of the update is of those that are run."""
     hold_prompts: Literal["auto", "always", "never"] = "auto"
     """Run prompts and their pictures once for sampling and the update: their graph is held while completions
-    are drawn. "auto" does so where a step fits one row of `micro_batch_tokens`, so that memory keeps its
-    bound. Results are the same to rounding."""
+    are drawn. "auto" does so where a step fits one row of `micro_batch_tokens` and views do not go apart
+    (`view_graphs`), so that memory keeps its bound. Results are the same to rounding."""
+    view_graphs: Literal["auto", "together", "apart"] = "auto"
+    """Hold the graphs of the update's views together, or one at a time ("apart": less memory, the same
+    results; a forward without gradient more for each view beyond the first whose values are not known).
+    "auto" takes apart where that costs no forward."""
     old_logprobs: Literal["auto", "sampled", "scored"] = "auto"
-    """Where the old policy's log-probabilities come from; "auto" takes the sampler's own where it is
-    exact."""
-
-    @property
-    def hold_tokens(self) -> int:
-        """Largest step, in tokens, whose prompts are held."""
-        return {"auto": self.micro_batch_tokens, "always": sys.maxsize, "never": 0}[self.hold_prompts]
+    """Where the old policy's log-probabilities come from: the sampler's own, or a scoring pass. "auto" takes
+    the sampler's until they are further off than `parity_limit`, then scores for the rest of the run."""
+    parity_limit: float = Field(0.0, ge=0, allow_inf_nan=True)
+    """Nats that a token's recorded log-probability or entropy may differ from the policy's under "auto"; 0
+    is 0.001 in float32 and 0.5 in bfloat16, inf is no limit."""
 
 
 class ValidationConfig(Config):

@@ -80,6 +80,12 @@ def cross_check(config: "RunConfig") -> None:
                 f"{objective.type} reads the reward {name!r}, but the rewards are {', '.join(graded)}; add "
                 f"[[rewards]] with type = {name!r} and weight = 0, which leaves the sum of rewards as it is"
             )
+    if config.optimizer.view_graphs == "apart" and objective.uses_distributions:
+        raise ConfigError(
+            f'optimizer.view_graphs is "apart", but {objective.type} compares whole distributions, so its '
+            f'views run together; expected "auto" or "together"; change [optimizer] view_graphs, or take an '
+            f"estimator in place of the exact divergence in [objective]"
+        )
     if config.optimizer.mini_batches > sampling.prompts_per_step:
         raise ConfigError(
             f"optimizer.mini_batches is {config.optimizer.mini_batches} but a step has only "

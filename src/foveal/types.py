@@ -4,7 +4,7 @@ Axes: N groups (problems), G group size, B = N * G completions, T completion tok
 prompt tokens, K chosen tokens, V vocabulary.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -16,6 +16,10 @@ from torch import Tensor
 
 from foveal.keys import Key
 from foveal.spec import Component
+from foveal.tokens import Aggregation as Aggregation
+from foveal.tokens import Count as Count
+from foveal.tokens import Term as Term
+from foveal.tokens import TokenStats as TokenStats
 from foveal.views import Perturbation as Perturbation
 from foveal.views import PerturbationContext as PerturbationContext
 from foveal.views import SaliencySource as SaliencySource
@@ -31,11 +35,6 @@ PRESERVED: ViewName = "preserved"
 
 IMAGE_MARK = "<image>"
 """Stands in a question where a picture stands; a `Problem` has exactly as many marks as pictures."""
-
-Aggregation = Literal["token_mean", "sequence_mean", "sequence_sum"]
-"""How a term's tokens become one number: the mean over all tokens; the mean over completions of each one's
-mean; the mean over completions of each one's sum, divided by a constant (`Objective.horizon`).
-"""
 
 
 Span = tuple[int, int]
@@ -180,7 +179,9 @@ class ViewScores:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What is known of the completions before the first backward; never carries gradient."""
+    """What is known of the completions before the first backward; never carries gradient. `views` may hold
+    more than `Objective.score_views`: the clean one where old log-probabilities were scored.
+    """
 
     old_logprobs: Float[Tensor, "B T"]
     ref_logprobs: Float[Tensor, "B T"] | None
@@ -198,39 +199,6 @@ class Batch:
     advantages: Float[Tensor, "B T"]
     selections: Mapping[str, Bool[Tensor, "B T"]] = field(default_factory=dict)
     weights: Mapping[str, Float[Tensor, "B T"]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenStats:
-    """One forward of one view; carries gradient, valid until backward.
-
-    Rows that were not computed (`Objective.rows`) hold zeros: a term's mask must leave them out.
-    `log_probs_at(mask)` gives the full log-distributions at the chosen tokens, in row-major order.
-    """
-
-    logprobs: Float[Tensor, "B T"]
-    entropy: Float[Tensor, "B T"]
-    log_probs_at: Callable[[Bool[Tensor, "B T"]], Float[Tensor, "K V"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Term:
-    """A named per-token term of the loss: `coef` times the mean of `per_token` over `mask`."""
-
-    name: str
-    coef: float
-    per_token: Float[Tensor, "B T"]
-    mask: Bool[Tensor, "B T"]
-    aggregation: Aggregation | None = None
-    """How this term is averaged; None is the objective's way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Count:
-    """Denominators of a term over the whole mini-batch, all micro-batches and ranks."""
-
-    tokens: float
-    sequences: float
 
 
 class Objective(Component):
@@ -268,6 +236,20 @@ class Objective(Component):
     @property
     def uses_reference(self) -> bool:
         """Whether reference log-probabilities are needed."""
+        return False
+
+    @property
+    def uses_distributions(self) -> bool:
+        """Whether its terms or measures call `TokenStats.log_probs_at`: its views then run together, so that
+        all distributions are there at once.
+        """
+        return False
+
+    @property
+    def chooses_in_update(self) -> bool:
+        """Whether its terms choose tokens by comparing values of the running views: these are then never
+        taken from another forward, whose rounding would choose other tokens where views agree.
+        """
         return False
 
     @property

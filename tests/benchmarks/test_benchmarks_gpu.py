@@ -113,7 +113,7 @@ def test_both_ways_to_decode_are_measured_on_cuda(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpu, "maker", lambda *given: nullcontext())
-    for part in ("machine", "step", "longest", "ways", "correctness"):
+    for part in ("machine", "step", "longest", "ways", "heads", "correctness"):
         monkeypatch.setattr(gpu, part, lambda *given: {})
     monkeypatch.setattr(gpu, "decodes", lambda device: gpu.DECODES)
     rates = {"eager": 200.0, "graph": 700.0}

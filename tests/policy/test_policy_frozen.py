@@ -58,7 +58,7 @@ def test_the_text_model_has_the_same_gradient_and_the_tower_none(policy: Policy)
     tower = {f"model.{name}" for name, _ in policy.model.named_parameters() if "visual" in name}
     assert tower < whole.keys()
     freeze(policy)
-    for _ in range(2):
+    for policy.reuse_features in (True, True, False, False):
         found = gradients(policy, inputs)
         assert found.keys() == whole.keys() - tower
         for name, gradient in found.items():
@@ -85,12 +85,19 @@ def test_sampling_scoring_and_update_share_one_run_a_prompt_and_view(policy: Pol
     assert sum(runs) <= scored + 2
 
 
-def test_a_tower_that_is_trained_is_run_each_time(policy: Policy, runs: list[int]) -> None:
+def test_a_tower_that_is_trained_or_not_to_be_reused_is_run_each_time(
+    policy: Policy, runs: list[int]
+) -> None:
     inputs = inputs_of(policy, record(policy)[:2])
     runs.clear()
     policy(inputs, "clean")
     policy(inputs, "clean")
     assert runs == [2, 2]
+    freeze(policy)
+    policy.reuse_features = False
+    policy(inputs, "clean")
+    policy(inputs, "clean")
+    assert runs == [2, 2, 2, 2]
 
 
 def test_features_are_given_up_beyond_their_budget(
@@ -112,6 +119,8 @@ def test_a_run_with_a_frozen_tower_leaves_it_alone_and_resumes(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load(world_table(tiny_folder) | {"model": {"path": str(tiny_folder), "freeze_vision": True}})
+    again = config.model.model_copy(update={"reuse_features": False})
+    assert not policy_of(config.model_copy(update={"model": again})).reuse_features
     whole, run = tmp_path / "whole", tmp_path / "run"
     loop.start(config, whole)
     step = loop.Run._one_step

@@ -292,7 +292,7 @@ def test_a_way_that_cannot_run_here_is_refused(policy: Policy) -> None:
 
 
 def test_the_trial_finds_a_capture_that_fails_or_replays_something_else(policy: Policy) -> None:
-    decoder = policy.family.decoder(policy.model)
+    decoder = policy.family.decoder(policy.model, policy.linears)
     good = Taped(policy.device)
     assert replay_fault(policy, decoder, good) is None  # type: ignore[arg-type]
     assert sum(what == "replay" for what, _ in good.log) > 3

@@ -1,7 +1,7 @@
 """Where gradient flows on a real (tiny) model: which views get any; unused places get exactly none."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,8 +27,8 @@ from foveal.train.settings import StepSettings
 from foveal.train.step import prepare, score, train_step
 from foveal.train.tally import Tally
 from foveal.train.update import accumulate
-from foveal.types import Batch, Inputs, Objective, ViewName
-from train_cases import WHOLE, inputs_of, record, settings
+from foveal.types import Batch, Inputs, Objective, Term, TokenStats, ViewName, ViewScores
+from train_cases import WHOLE, distance, inputs_of, record, settings
 
 CLEAN, REMOVED, PRESERVED = "clean", "removed", "preserved"
 BASE = GRPO(aggregation="token_mean")
@@ -329,25 +329,66 @@ def test_views_are_computed_only_for_completions_that_can_use_them(
     assert dict(calls[2:]) == {CLEAN: paid, PRESERVED: chosen, REMOVED: chosen}
 
 
-def test_savings_change_no_gradient(policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def summed(policy: Policy, inputs: Inputs, objective: Objective, how: StepSettings) -> list[Tensor]:
+    """The gradient of one whole batch."""
+    policy.zero_grad(set_to_none=True)
+    batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
+    (rows,) = mini_batch_rows(inputs, 1)
+    accumulate(policy, select(batch, rows), objective, how, tally=Tally.of(inputs), rows=rows)
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
+
+
+def test_views_that_cppo_does_not_need_change_no_gradient(
+    policy: Policy, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     objective = CPPO(base=BASE, cpl_coef=0.5, tau=1.0)
+    ran: list[int] = []
+    run = Policy.forward
 
-    def gradients(how: StepSettings) -> list[Tensor]:
-        policy.zero_grad(set_to_none=True)
-        batch = prepare(inputs, score(inputs, policy, None, objective, how), objective)
-        tally = Tally.of(inputs)
-        (rows,) = mini_batch_rows(inputs, 1)
-        accumulate(policy, select(batch, rows), objective, how, tally=tally, rows=rows)
-        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in policy.parameters()]
+    def forward(self: Policy, given: Inputs, view: ViewName, **options: object) -> object:
+        chosen = options.get("rows")
+        ran.append(len(given.lengths) if chosen is None else int(chosen.sum()))  # type: ignore[attr-defined]
+        return run(self, given, view, **options)  # type: ignore[arg-type]
 
-    saved = gradients(settings())
-    whole = torch.ones_like(inputs.correct)
-    monkeypatch.setattr(CPPO, "score_rows", lambda self, view, given: whole)
-    monkeypatch.setattr(CPPO, "rows", lambda self, view, batch: whole)
-    computed = gradients(replace(settings(), skip_idle=False))
-    off = sum(float((a - b).double().square().sum()) for a, b in zip(saved, computed, strict=True))
-    size = sum(float(b.double().square().sum()) for b in computed)
-    assert (off / size) ** 0.5 < 1e-5
+    monkeypatch.setattr(Policy, "forward", forward)
+    saved = summed(policy, inputs, objective, settings())
+    assert min(ran) < len(inputs.lengths)
+    ran.clear()
+    computed = summed(policy, inputs, objective, replace(settings(), skip_idle=False))
+    assert set(ran) == {len(inputs.lengths)} and len(ran) == 5
+    assert distance(saved, computed) < 1e-5
+
+
+@pytest.mark.parametrize("objective", [BASE, CPPO(base=BASE, cpl_coef=0.5, tau=1.0)], ids=["grpo", "cppo"])
+def test_what_the_sampler_recorded_changes_no_gradient(objective: Objective, policy: Policy) -> None:
+    recorded = inputs_of(policy, record(policy, entropies=True)[:2])
+    found = summed(policy, recorded, objective, replace(settings(), score_old=False))
+    assert distance(found, summed(policy, recorded, objective, settings())) < 1e-5
+
+
+class Rerun(PAPO):
+    """PAPO that runs the removed view in the update all the same, and takes no gradient of it."""
+
+    @property
+    def update_views(self) -> tuple[ViewName, ...]:
+        return (CLEAN, REMOVED)
+
+    def rows(self, view: ViewName, batch: Batch) -> Tensor:
+        return batch.inputs.completion_mask.any(-1)
+
+    def terms(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:
+        removed = ViewScores(
+            logprobs=now[REMOVED].logprobs.detach(), entropy=now[REMOVED].entropy.detach(), rows=None
+        )
+        return super().terms(replace(batch, scores=replace(batch.scores, views={REMOVED: removed})), now)
+
+
+def test_a_removed_view_that_is_scored_once_gives_the_gradient_of_running_it_in_the_update(
+    policy: Policy, inputs: Inputs
+) -> None:
+    scored = summed(policy, inputs, PAPO(base=BASE, kl_prcp_coef=0.5), settings())
+    run = summed(policy, inputs, Rerun(base=BASE, kl_prcp_coef=0.5), settings())
+    assert distance(scored, run) < 1e-6
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "sequence_sum"])

@@ -16,6 +16,7 @@ from foveal.policy.linears import ONEDNN, PLAIN, Linears
 from foveal.spec import FovealError
 from foveal.train import linears, loop
 from foveal.train.linears import choose_linears, measure_linears
+from foveal.train.setup import resolve_model
 from foveal.train.watcher import Silent
 from run_cases import differences, world_config, world_table
 
@@ -60,9 +61,12 @@ def test_each_kind_leaves_torch_only_for_a_margin(policy: Policy) -> None:
     assert found["linears_ms"]["forward"] == {"torch": 20.0, "onednn": 10.0}
 
 
-def test_small_models_are_not_measured(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_models_are_not_measured_nor_is_that_of_the_quickstart(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(linears, "_seconds", lambda shapes: 1 / 0)
-    assert measure_linears("auto", policy) == {"linears": PLAIN.names, "linears_chosen_by": "size"}
+    for small in (policy, load_policy(resolve_model("tiny"))):
+        assert measure_linears("auto", small) == {"linears": PLAIN.names, "linears_chosen_by": "size"}
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("torch", PLAIN), ("onednn", ONEDNN)])
@@ -112,7 +116,7 @@ def test_a_slow_machine_ends_the_measurement_after_a_few_rounds(monkeypatch: pyt
         return 1.0
 
     monkeypatch.setattr(linears, "_timed", slow)
-    monkeypatch.setattr(linears.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(linears.time, "thread_time", lambda: now[0])
     found = linears._seconds({(8, 4): 3.0})
     # Three kinds and a decoding step, which is laid out and multiplied, each by two libraries.
     assert calls[0] == linears.LEAST_ROUNDS * 2 * 5

@@ -19,6 +19,7 @@ from foveal.objectives.papo import PAPO
 from foveal.objectives.vppo import VPPO
 from foveal.policy import Policy, load_policy
 from foveal.policy.forward import micro_batches
+from foveal.train import graphs as graphs_module
 from foveal.train import update as update_module
 from foveal.train.rows import mini_batch_rows
 from foveal.train.step import StepResult, train_step
@@ -156,13 +157,13 @@ def test_sgd_steps_do_not_depend_on_split(
 
 def double_first_micro_batch(patch: pytest.MonkeyPatch) -> None:
     """One micro-batch's loss counts twice."""
-    right, calls = update_module.sum_terms, [0]
+    right, calls = graphs_module.sum_terms, [0]
 
     def wrong(terms: list[Term], counts: dict[str, Count], objective: Objective) -> Tensor:
         calls[0] += 1
         return right(terms, counts, objective) * (2 if calls[0] == 1 else 1)
 
-    patch.setattr(update_module, "sum_terms", wrong)
+    patch.setattr(graphs_module, "sum_terms", wrong)
 
 
 def halve_every_count(patch: pytest.MonkeyPatch) -> None:
@@ -178,12 +179,12 @@ def halve_every_count(patch: pytest.MonkeyPatch) -> None:
 
 def count_in_micro_batches(patch: pytest.MonkeyPatch) -> None:
     """The denominators of the micro-batch instead of the mini-batch."""
-    right = update_module.sum_terms
+    right = graphs_module.sum_terms
 
     def wrong(terms: list[Term], counts: dict[str, Count], objective: Objective) -> Tensor:
         return right(terms, {term.name: update_module.count(term.mask) for term in terms}, objective)
 
-    patch.setattr(update_module, "sum_terms", wrong)
+    patch.setattr(graphs_module, "sum_terms", wrong)
 
 
 @pytest.mark.parametrize(

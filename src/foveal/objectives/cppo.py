@@ -158,6 +158,17 @@ class CPPO(Extension):
         own = (CLEAN, self.preserved_view, self.removed_view) if self.cpl_coef > 0 else ()
         return join_views(*self.base.update_views, *own)
 
+    @property
+    def uses_distributions(self) -> bool:
+        """With the exact divergence, or as the base."""
+        return super().uses_distributions or (self.cpl_coef > 0 and self.divergence == "exact")
+
+    @property
+    def chooses_in_update(self) -> bool:
+        """When tokens are chosen there by their entropies, or as the base."""
+        own = self.cpl_coef > 0 and self.select_in == "update" and self.selection == "entropy"
+        return super().chooses_in_update or own
+
     def score_rows(self, view: ViewName, inputs: Inputs) -> Bool[Tensor, "B"]:
         """Completions that may get a perception token: with the gate, those of positive advantage."""
         rows = super().score_rows(view, inputs)

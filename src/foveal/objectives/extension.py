@@ -134,6 +134,16 @@ class Extension(Objective):
         return self.base.uses_reference
 
     @property
+    def uses_distributions(self) -> bool:
+        """As the base."""
+        return self.base.uses_distributions
+
+    @property
+    def chooses_in_update(self) -> bool:
+        """As the base."""
+        return self.base.chooses_in_update
+
+    @property
     def uses_rewards(self) -> tuple[str, ...]:
         """As the base."""
         return self.base.uses_rewards

@@ -150,6 +150,16 @@ class PAPO(Extension):
         own = (self.removed_view,) if self._uses_removed and self.removed_gradient else ()
         return join_views(*self.base.update_views, *own)
 
+    @property
+    def uses_distributions(self) -> bool:
+        """With the exact estimator, or as the base."""
+        return super().uses_distributions or (self.kl_prcp_coef > 0 and self.estimator == "exact")
+
+    @property
+    def chooses_in_update(self) -> bool:
+        """When kl_prcp is paid on the tokens where it is largest, or as the base."""
+        return super().chooses_in_update or (self.kl_prcp_coef > 0 and self.token_fraction < 1)
+
     def score_rows(self, view: ViewName, inputs: Inputs) -> Bool[Tensor, "B"]:
         """All completions, right or wrong, under the removed view where it is scored; as the base in
         others."""

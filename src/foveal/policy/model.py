@@ -58,6 +58,7 @@ class Policy(nn.Module):
         self.held = HeldPrompts(model=model)
         self._head_setting = head
         self.linears = PLAIN
+        self.reuse_features = True
         self._seen = WeakTensorKeyDictionary()
 
     def use_linears(self, linears: Linears) -> None:
@@ -150,9 +151,10 @@ class Policy(nn.Module):
         """Visual token embeddings [tokens, H] of (patches, grids), a pair a prompt.
 
         Those of a frozen tower are computed once for as long as the patches are held: sampling, scoring and
-        the update share them, and so do later steps on a problem that is still cached.
+        the update share them, and so do later steps on a problem that is still cached. Without
+        `reuse_features` the tower runs each time.
         """
-        if self.vision_is_trained:
+        if self.vision_is_trained or not self.reuse_features:
             self._seen.clear()
             return self._run_tower(pictures)
         new = [pair for pair in pictures if len(pair[1]) and pair[0] not in self._seen]

@@ -32,10 +32,11 @@ SHAPES = 2
 """Shapes of weights that are measured: those that hold most of the model's numbers."""
 
 SMALLEST = 1 << 15
-"""Numbers in the largest weight below which nothing is measured: calls then cost as much as products."""
+"""Numbers in the largest of these weights below which nothing is measured: calls then cost as much as
+products."""
 
-ROUNDS, LEAST_ROUNDS, LIMIT_S = 15, 2, 0.3
-"""Rounds of all products, and the seconds after which no further one begins once there were a few."""
+ROUNDS, LEAST_ROUNDS, LIMIT_S = 15, 3, 0.4
+"""Rounds of all products, and the CPU seconds after which no further one begins once there were a few."""
 
 MARGIN = 0.05
 """Share of torch's time that oneDNN must save."""
@@ -132,9 +133,9 @@ def _seconds(shapes: Mapping[tuple[int, int], float]) -> dict[str, dict[str, flo
     contenders = {"torch": PLAIN, "onednn": ONEDNN}
     kinds = tuple(PLAIN.names)
     best = [{kind: dict.fromkeys(contenders, float("inf")) for kind in kinds} for _ in layers]
-    end = time.perf_counter() + LIMIT_S
+    end = time.thread_time() + LIMIT_S
     for turn in range(ROUNDS):
-        if turn >= LEAST_ROUNDS and time.perf_counter() > end:
+        if turn >= LEAST_ROUNDS and time.thread_time() > end:
             break
         for (layer, _), found in zip(layers, best, strict=True):
             for kind in kinds:

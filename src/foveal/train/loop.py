@@ -29,21 +29,23 @@ from foveal.signs import in_words
 from foveal.train.choices import choose
 from foveal.train.clock import Clock
 from foveal.train.draw import draw_rounds
+from foveal.train.graphs import kept_for_update
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
 from foveal.train.measure import keep_freed_memory
+from foveal.train.parity import parity_event, parity_in_words
 from foveal.train.paths import with_absolute_paths
 from foveal.train.pictures import Moment, Pictures
 from foveal.train.profile import Profiler, require_steps
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
+from foveal.train.settings import StepSettings
 from foveal.train.setup import (
     check_problems,
     largest_group,
     open_problems,
     optimizer_of,
     reference_policy,
-    step_settings,
     trained_policy,
 )
 from foveal.train.state import State
@@ -51,7 +53,7 @@ from foveal.train.step import StepResult, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
 from foveal.train.validate import Validator
 from foveal.train.watcher import Silent, Watcher
-from foveal.types import CLEAN, Completion, Group, Objective, Problem
+from foveal.types import Completion, Group, Objective, Problem
 
 BEST = "best"
 
@@ -116,7 +118,7 @@ class Run:
         self.problems: Sequence[Problem] = open_problems(config.data)
         self.grader = grader
         self.optimizer = optimizer_of(config, policy)
-        self.step_settings = step_settings(config)
+        self.step_settings = StepSettings.of(config)
         self.state = State()
         self.pictures = Pictures.of(config, self.problems, policy)
         self.relatedness = relatedness(config.data)
@@ -235,7 +237,7 @@ class Run:
             self.optimizer,
             inputs.to(self.policy.device),
             objective,
-            self.step_settings,
+            self._settings,
         )
         clock.lap("update_s")
         self.state.step += 1
@@ -244,10 +246,20 @@ class Run:
         self.state.idle = self.state.idle + 1 if skipped >= result.updates else 0
         self.engine.load_weights({}, version=self.state.step)
         verdict = self._record(folder, groups, drawn, result, clock)
+        if result.distrusted:
+            self.state.distrusted = True
+            found = parity_event(result.metrics, step=self.state.step, limit=self.step_settings.parity_limit)
+            folder.event("sampler_distrusted", found)
+            self.watcher.message(parity_in_words(found))
         if skipped or result.metrics["completion/nonfinite_count"]:
             require_finite(self.policy, folder.checkpoints, after=f"stopped after step {self.state.step}")
         require_progress(self.state.idle, step=self.state.step, steps=config.steps)
         self._guard(folder, verdict)
+
+    @property
+    def _settings(self) -> StepSettings:
+        """The step's, without what the sampler records once that was found wrong."""
+        return replace(self.step_settings, score_old=self.step_settings.score_old or self.state.distrusted)
 
     def _sample(self, step: int) -> tuple[list[Group], int]:
         """Graded groups, drawn until the objective keeps enough; and how many were drawn."""
@@ -268,11 +280,7 @@ class Run:
     def _draw(self, step: int, count: int) -> list[tuple[Problem, tuple[Completion, ...]]]:
         """The next problems with their completions; meanwhile pictures are made."""
         config, moment = self.config, Moment.of(self.config, step)
-        sampling = replace(
-            config.sampling.sampling(),
-            entropies=CLEAN in config.objective.score_views,
-            hold_tokens=config.optimizer.hold_tokens,
-        )
+        sampling = kept_for_update(config.sampling.sampling(), config.objective, self._settings)
         rounds = self.pictures.take(self.state.cursor, count)
         self.state.cursor += count
         for _, problems in rounds:

@@ -14,7 +14,6 @@ from foveal.data.world import Kept, WorldDataConfig
 from foveal.policy.model import Policy, load_policy
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
-from foveal.train.settings import StepSettings
 from foveal.types import Problem
 
 CHECKED_PROBLEMS = 64
@@ -38,6 +37,7 @@ def policy_of(config: RunConfig) -> Policy:
         linears=config.model.linears,
         device=resolve_device(config.model.device),
     )
+    policy.reuse_features = config.model.reuse_features
     if config.model.freeze_vision:
         policy.family.vision(policy.model).requires_grad_(False)
     return policy
@@ -66,20 +66,6 @@ def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
         lr=settings.lr,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
-    )
-
-
-def step_settings(config: RunConfig) -> StepSettings:
-    """How a step cuts and averages its batch."""
-    settings = config.optimizer
-    return StepSettings(
-        temperature=config.sampling.temperature,
-        micro_batch_tokens=settings.micro_batch_tokens,
-        mini_batches=settings.mini_batches,
-        max_grad_norm=settings.max_grad_norm,
-        score_old=settings.old_logprobs == "scored",
-        average_over=settings.average_over,
-        skip_idle=settings.skip_idle,
     )
 
 

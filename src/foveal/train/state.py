@@ -25,6 +25,8 @@ class State:
     """The last so many steps made no update at all: each was left out."""
     best: dict[str, Any] = field(default_factory=dict)
     """Step and accuracy of the best validation."""
+    distrusted: bool = False
+    """What the sampler recorded was once further off than allowed, and is not used any more."""
     guard: Memory = field(default_factory=Memory)
     """What the collapse guard has seen and done."""
 

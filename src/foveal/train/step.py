@@ -30,6 +30,8 @@ class StepResult:
     batch: Batch
     updates: int
     """Updates tried, skipped ones counted."""
+    distrusted: bool = False
+    """What the sampler recorded was further off than allowed: the step was made on scored values."""
 
 
 @spanned(SCORING)
@@ -37,7 +39,11 @@ def score(
     inputs: Inputs, policy: Policy, reference: Policy | None, objective: Objective, settings: StepSettings
 ) -> Scores:
     """Everything that is known without gradient before the first update: old, reference and scored views."""
-    wanted = {view: objective.score_rows(view, inputs) for view in objective.score_views}
+    every = inputs.completion_mask.any(-1)
+    wanted = {
+        view: objective.score_rows(view, inputs) if settings.skip_idle else every
+        for view in objective.score_views
+    }
     unknown = inputs.sampled_elsewhere
     if settings.score_old:
         unknown = torch.ones_like(inputs.correct)
@@ -54,8 +60,7 @@ def score(
     old = inputs.sampled_logprobs
     if unknown is not None:
         old = torch.where(unknown.unsqueeze(-1), found[CLEAN].logprobs, old)
-    views = {view: found[view] for view in objective.score_views}
-    return Scores(old_logprobs=old, ref_logprobs=ref_logprobs, views=views)
+    return Scores(old_logprobs=old, ref_logprobs=ref_logprobs, views=found)
 
 
 def _score_views(
@@ -134,15 +139,39 @@ def train_step(
     settings: StepSettings,
 ) -> StepResult:
     """Score, prepare and update on finished groups. An update whose gradient is not finite is skipped and
-    counted."""
-    batch = prepare(inputs, score(inputs, policy, reference, objective, settings), objective)
-    tally = Tally.of(inputs)
-    for rows in mini_batch_rows(inputs, settings.mini_batches):
+    counted.
+
+    What the sampler recorded is held against the first mini-batch's forward, before anything is updated.
+    Where it is further off than `parity_limit`, that gradient is thrown away and the step is made anew on
+    scored values. Completions of later mini-batches, and those that are not run, are not checked.
+    """
+    first, *later = mini_batch_rows(inputs, settings.mini_batches)
+
+    def begin(how: StepSettings) -> tuple[Batch, Tally]:
+        """Everything up to the gradient of the first mini-batch."""
+        batch = prepare(inputs, score(inputs, policy, reference, objective, how), objective)
+        tally = Tally.of(inputs)
+        optimizer.zero_grad(set_to_none=True)
+        accumulate(policy, select(batch, first), objective, how, tally=tally, rows=first)
+        return batch, tally
+
+    batch, tally = begin(settings)
+    distrusted = not settings.score_old and tally.parity > settings.parity_limit
+    if distrusted:
+        settings = replace(settings, score_old=True)
+        batch, tally = begin(settings)
+    _update(policy, optimizer, settings, tally)
+    for rows in later:
         optimizer.zero_grad(set_to_none=True)
         accumulate(policy, select(batch, rows), objective, settings, tally=tally, rows=rows)
         _update(policy, optimizer, settings, tally)
-    metrics = tally.metrics(batch)
-    return StepResult(metrics=metrics, per_token=tally.per_token, batch=batch, updates=len(tally.norms))
+    return StepResult(
+        metrics=tally.metrics(batch),
+        per_token=tally.per_token,
+        batch=batch,
+        updates=len(tally.norms),
+        distrusted=distrusted,
+    )
 
 
 @spanned(OPTIMIZER)

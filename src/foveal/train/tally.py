@@ -1,15 +1,16 @@
 """What is logged of a step: sums over its micro-batches, and the metrics that they make."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from foveal.objectives.terms import zero_outside
+from foveal.train.graphs import Micro, Ran
 from foveal.train.loss import mean_of
-from foveal.types import CLEAN, Batch, Count, Inputs, Objective, Term, TokenStats, ViewName
+from foveal.types import CLEAN, Batch, Inputs, Objective, Term, TokenStats
 
 TAIL_NATS = 1.0
 """Tokens whose kl_prcp is above this many nats count into its tail share: k3 is heavy-tailed, a mean alone
@@ -27,6 +28,7 @@ class Tally:
     norms: list[float] = field(default_factory=list)
     ratio_max: float = 0.0
     parity_max: float = 0.0
+    entropy_parity_max: float | None = None
     skipped: int = 0
 
     @classmethod
@@ -47,38 +49,43 @@ class Tally:
         whole = self.per_token.setdefault(term.name, torch.full(size, math.nan))
         whole[rows] = torch.where(term.mask, values, math.nan).float().cpu()
 
-    def watch(
-        self,
-        objective: Objective,
-        micro: Batch,
-        now: Mapping[ViewName, TokenStats],
-        terms: Sequence[Term],
-        counts: Mapping[str, Count],
-        *,
-        share: float,
-        places: Tensor,
-    ) -> None:
-        """Log what this micro-batch saw; `share` is the weight of its means in the loss."""
+    def watch(self, objective: Objective, micro: Micro, ran: Ran, *, places: Tensor) -> None:
+        """Log what this micro-batch saw."""
         with torch.no_grad():
             size = self.per_token["sampled_logprobs"].shape
-            measures = _first_of_each_name(objective.measures(micro, now))
+            measures = _first_of_each_name(objective.measures(micro.batch, ran.now))
             for measure in measures.values():
                 self.add(measure, places, size)
-            for name, term in _first_of_each_name(terms).items():
+            for name, term in _first_of_each_name(ran.terms).items():
                 if name not in measures:
                     self.keep(term, places, size)
-            for term in terms:
-                mean = mean_of(term, counts, objective)
-                self.losses[term.name] = self.losses.get(term.name, 0.0) + share * term.coef * float(mean)
-            if CLEAN in now:
-                mask = micro.inputs.completion_mask
-                drift = zero_outside(now[CLEAN].logprobs - micro.scores.old_logprobs, mask).abs().max()
-                self.ratio_max = larger(self.ratio_max, float(drift.exp()))
-                if not self.norms:
-                    if micro.inputs.sampled_elsewhere is not None:
-                        mask = mask & ~micro.inputs.sampled_elsewhere.unsqueeze(-1)
-                    gap = zero_outside(now[CLEAN].logprobs - micro.inputs.sampled_logprobs, mask).abs().max()
-                    self.parity_max = larger(self.parity_max, float(gap))
+            for term in ran.terms:
+                share = micro.share * term.coef * float(mean_of(term, micro.counts, objective))
+                self.losses[term.name] = self.losses.get(term.name, 0.0) + share
+            if CLEAN in ran.now:
+                self._compare(ran.now[CLEAN], micro.batch, ran.rows[CLEAN])
+
+    def _compare(self, clean: TokenStats, batch: Batch, rows: Tensor) -> None:
+        """Hold the clean view, as it ran on these completions (Bool [B]), against what was known before."""
+        inputs = batch.inputs
+        mask = inputs.completion_mask & rows.unsqueeze(-1)
+        drift = _largest(clean.logprobs - batch.scores.old_logprobs, mask)
+        self.ratio_max = larger(self.ratio_max, float(drift.exp()))
+        if self.norms:
+            return
+        if inputs.sampled_elsewhere is not None:
+            mask = mask & ~inputs.sampled_elsewhere.unsqueeze(-1)
+        gap = _largest(clean.logprobs - inputs.sampled_logprobs, mask)
+        self.parity_max = larger(self.parity_max, float(gap))
+        if inputs.sampled_entropies is not None:
+            mask = mask & inputs.sampled_entropies.isfinite()
+            gap = _largest(clean.entropy - inputs.sampled_entropies, mask)
+            self.entropy_parity_max = larger(self.entropy_parity_max or 0.0, float(gap))
+
+    @property
+    def parity(self) -> float:
+        """The most that anything recorded by the sampler is off, nats; NaN where the policy is not finite."""
+        return larger(self.parity_max, self.entropy_parity_max or 0.0)
 
     def metrics(self, batch: Batch) -> dict[str, float]:
         """The step's numbers by name; docs/metrics.md says what each is."""
@@ -114,6 +121,8 @@ class Tally:
             "policy/skipped_count": float(self.skipped),
             "sampler/parity_max": self.parity_max,
         }
+        if self.entropy_parity_max is not None:
+            found["sampler/entropy_parity_max"] = self.entropy_parity_max
         return found
 
 
@@ -123,6 +132,11 @@ def _first_of_each_name(terms: Iterable[Term]) -> dict[str, Term]:
     for term in terms:
         found.setdefault(term.name, term)
     return found
+
+
+def _largest(values: Tensor, mask: Tensor) -> Tensor:
+    """The largest size of a value on the mask; a NaN stays one."""
+    return zero_outside(values, mask).abs().max()
 
 
 def larger(first: float, second: float) -> float:

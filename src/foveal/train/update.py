@@ -5,9 +5,8 @@ from torch import Tensor
 from foveal.objectives.terms import count
 from foveal.policy.forward import micro_batches, prompts_of
 from foveal.policy.model import Policy
-from foveal.ranges import BACKWARD, FORWARD, UPDATE, span, spanned
-from foveal.train.contract import require_terms
-from foveal.train.loss import sum_terms
+from foveal.ranges import BACKWARD, UPDATE, span, spanned
+from foveal.train.graphs import Micro, run_views
 from foveal.train.rows import select
 from foveal.train.settings import StepSettings
 from foveal.train.tally import Tally
@@ -34,24 +33,19 @@ def accumulate(
         [mini.inputs.prompts[p] for part in parts for p in prompts_of(mini.inputs, part)]
     )
     for part in parts:
-        micro = select(mini, part)
+        batch = select(mini, part)
         counts, share = whole, 1.0
         if settings.average_over == "micro_batch":
-            counts = {name: count(mask) for name, mask in objective.masks(micro).items()}
+            counts = {name: count(mask) for name, mask in objective.masks(batch).items()}
             share = 1.0 / len(parts)
-        now = {}
-        for view in objective.update_views:
-            with span(FORWARD, view):
-                now[view] = policy(
-                    micro.inputs, view, rows=objective.rows(view, micro), temperature=settings.temperature
-                )
-        terms = objective.terms(micro, now)
-        require_terms(terms, counts, micro, objective)
-        loss = share * sum_terms(terms, counts, objective)
-        if loss.requires_grad:
-            with span(BACKWARD):
-                loss.backward()  # type: ignore[no-untyped-call]
-        tally.watch(objective, micro, now, terms, counts, share=share, places=rows[part])
+        micro = Micro(batch=batch, counts=counts, share=share)
+        # Not bound to a name: nothing of these graphs is to stand beside those of the next micro-batch.
+        tally.watch(
+            objective,
+            micro,
+            run_views(policy, micro, objective, settings, fresh=not tally.norms),
+            places=rows[part],
+        )
     if policy.held.rows:
         with span(BACKWARD):
             policy.held.backward()
