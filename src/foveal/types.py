@@ -355,6 +355,8 @@ class Sampling:
     min_new_tokens: int = 0
     entropies: bool = False
     """Record the entropy of each token's distribution too, where the engine can."""
+    row_tokens: int = 16384
+    """Prompt tokens that are run in one row, visual ones counted, unless a single prompt has more."""
     hold_tokens: int = 0
     """Hold the graph of the prompts for the update of the same weights, where the engine can and prompts and
     completions together have at most so many tokens."""

@@ -10,6 +10,7 @@ import torch
 from foveal.data.collate import collate
 from foveal.policy import Policy, load_policy
 from foveal.policy.decode import DecodeCache
+from foveal.policy.processing import Encoded
 from foveal.rollout import draw as draws
 from foveal.rollout import local, rows
 from foveal.rollout.draw import inverse_cdf
@@ -304,15 +305,22 @@ def test_prefill_in_parts_gives_the_completions_of_one_part(
     policy: Policy, limit: int, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lengths = [len(policy.processor.encode(of).prompt.token_ids) for of in ALL]
+    sizes: list[int] = []
+    run = Policy.prefill
+
+    def prefill(self: Policy, row: Sequence[Encoded], **options: bool) -> object:
+        sizes.append(sum(len(item.prompt.token_ids) for item in row))
+        return run(self, row, **options)
+
+    monkeypatch.setattr(Policy, "prefill", prefill)
     policy.attention_path = path  # type: ignore[assignment]
     try:
-        assert len(local._parts(lengths, most=local.PREFILL_TOKENS)) == 1
         wanted = draw(policy)
-        monkeypatch.setattr(local, "PREFILL_TOKENS", limit)
-        parts = local._parts(lengths, most=local.PREFILL_TOKENS)
-        assert len(parts) > 1
-        assert [n for part in parts for n in range(len(ALL))[part]] == list(range(len(ALL)))
-        found = draw(policy)
+        assert sizes == [sum(lengths)]
+        sizes.clear()
+        found = draw(policy, row_tokens=limit)
+        assert len(sizes) > 1 and sum(sizes) == sum(lengths)
+        assert max(sizes) <= max(limit, *lengths)
     finally:
         policy.attention_path = "split"
     assert tokens(found) == tokens(wanted)

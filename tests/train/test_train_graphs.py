@@ -376,9 +376,14 @@ def test_the_sampler_keeps_what_saves_a_forward_and_no_graph_beside_views_that_g
 ) -> None:
     plain, how = Sampling(group_size=4, max_new_tokens=9), replace(SAMPLED, view_graphs=graphs)
     found = kept_for_update(plain, objective, how)
-    assert found == replace(plain, entropies=entropies, hold_tokens=held * how.micro_batch_tokens)
+    assert found == replace(
+        plain,
+        entropies=entropies,
+        row_tokens=how.micro_batch_tokens,
+        hold_tokens=held * how.micro_batch_tokens,
+    )
     scored = kept_for_update(plain, objective, replace(how, score_old=True, hold_prompts="always"))
-    assert scored == replace(plain, hold_tokens=sys.maxsize)
+    assert scored == replace(plain, row_tokens=how.micro_batch_tokens, hold_tokens=sys.maxsize)
     assert kept_for_update(plain, objective, replace(how, hold_prompts="never")).hold_tokens == 0
 
 

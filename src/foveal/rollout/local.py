@@ -18,12 +18,8 @@ from foveal.rollout.graphs import CudaGraphs, decode_way
 from foveal.rollout.rows import Batch, Record, decode, feeding
 from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
 
-PREFILL_TOKENS = 16384
-"""Prompt tokens of one packed prefill, visual ones counted: dense attention over a row needs memory with its
-square."""
-
 HELD_ROW_TOKENS = 512
-"""The same of prompts that are held for the update: a row is left out of the backward where the update needs
+"""Prompt tokens of a row that is held for the update: it is left out of the backward where the update needs
 none of its prompts, and shorter rows would only cost calls."""
 
 
@@ -76,7 +72,9 @@ class LocalEngine:
         prompt_lengths = tuple(len(item.prompt.token_ids) for item in encoded)
         whole = policy.held.tokens + sum(prompt_lengths) + len(problems) * g * sampling.max_new_tokens
         hold = view == CLEAN and whole <= sampling.hold_tokens
-        states, captured = _prefill(policy, encoded, hold=hold)
+        most = min(HELD_ROW_TOKENS, sampling.row_tokens) if hold else sampling.row_tokens
+        parts = _parts(prompt_lengths, most=most)
+        states, captured = _prefill(policy, [encoded[part] for part in parts], hold=hold)
         kind = FixedCache if self.decode == "graph" else DecodeCache
         cache = kind.of(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
         device, rows = states.device, len(problems) * g
@@ -89,10 +87,8 @@ class LocalEngine:
             noise=self._noise(problems, sampling, key),
             running=~record.ended,
         )
-        draw, feed = (
-            Draw(policy, sampling),
-            feeding(policy, policy.family.decoder(policy.model, policy.linears)),
-        )
+        draw = Draw(policy, sampling)
+        feed = feeding(policy, policy.family.decoder(policy.model, policy.linears))
         states = states.repeat_interleave(g, 0)
         if self.decode == "graph":
             graphs = CudaGraphs(device)
@@ -148,15 +144,11 @@ class LocalEngine:
 
 @spanned(PREFILL)
 def _prefill(
-    policy: Policy, encoded: Sequence[Encoded], *, hold: bool
+    policy: Policy, rows: Sequence[Sequence[Encoded]], *, hold: bool
 ) -> tuple[Tensor, dict[int, tuple[Tensor, Tensor]]]:
     """States [N, H] that predict first tokens, and each layer's keys and values [1, kv_heads, S, d] of all
-    prompts."""
-    lengths = [len(item.prompt.token_ids) for item in encoded]
-    parts = [
-        policy.prefill(encoded[part], hold=hold)
-        for part in _parts(lengths, most=HELD_ROW_TOKENS if hold else PREFILL_TOKENS)
-    ]
+    prompts, run in these rows."""
+    parts = [policy.prefill(row, hold=hold) for row in rows]
     if len(parts) == 1:
         return parts[0]
     joined = {

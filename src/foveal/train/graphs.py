@@ -46,7 +46,8 @@ class Ran:
 
 
 def kept_for_update(sampling: Sampling, objective: Objective, settings: StepSettings) -> Sampling:
-    """The sampling with what it should keep because it saves a forward later: entropies, the prompts' graph.
+    """The sampling in rows of a micro-batch, with what it should keep because it saves a forward later:
+    entropies, the prompts' graph.
 
     Entropies make the clean view known, in scoring or as a leaf. Prompts are held where a step fits one
     micro-batch; where views go apart only if always, since their graph would stand beside each view's.
@@ -57,6 +58,7 @@ def kept_for_update(sampling: Sampling, objective: Objective, settings: StepSett
     return replace(
         sampling,
         entropies=not settings.score_old and (CLEAN in objective.score_views or leaf),
+        row_tokens=settings.micro_batch_tokens,
         hold_tokens=hold[settings.hold_prompts],
     )
 
