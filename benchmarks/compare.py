@@ -1,11 +1,13 @@
-"""Alternate two benchmark commands, A B A B ..., and print the ratio of their CPU seconds, with its spread.
+"""Alternate benchmark commands, A B A B ..., and print the ratio of their CPU seconds, with its spread.
 
-    python benchmarks/compare.py --runs 5 --bar 0.42 --json ratio.json -- CMD_A ... --- CMD_B ...
+    python benchmarks/compare.py --runs 5 --bar 0.42 --json ratio.json -- CMD ... --- PEER ...
+    python benchmarks/compare.py --runs 5 --bar 0.42 0.33 -- CMD_1 ... --- CMD_2 ... --- PEER ...
 
-Each command prints a JSON line with `cpu_seconds_per_step` (or `--key`) as its last one. A ratio is that of
-two neighbouring runs: alternating is what makes it hold on a machine whose speed drifts. The median of the
-ratios is printed with an interval of order statistics (for 5 runs the least and the largest, which hold the
-true median in 94 of 100 cases), and with `--bar` whether it is met: at most the bar, or within 10 % above it.
+Each command prints a JSON line with `cpu_seconds_per_step` (or `--key`) as its last one; each but the last is
+held against the last, the peer. A ratio is that of runs of one round: alternating is what makes it hold on a
+machine whose speed drifts. The median of the ratios is printed with an interval of order statistics (for 5
+runs the least and the largest, which hold the true median in 94 of 100 cases), and with `--bar`, one a
+command, whether it is met: at most the bar, or within 10 % above it.
 """
 
 import argparse
@@ -44,48 +46,67 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--key", default="cpu_seconds_per_step")
-    parser.add_argument("--bar", type=float, help="largest share of B that A may cost")
+    parser.add_argument(
+        "--bar", type=float, nargs="+", default=[], help="largest share of the peer that each command may cost"
+    )
     parser.add_argument("--json", help="append the result to this file")
     parser.add_argument("commands", nargs=argparse.REMAINDER)
     found = parser.parse_args(words)
     if found.runs < 1:
         parser.error(f"--runs is {found.runs}; expected at least 1")
-    commands = found.commands[1:] if found.commands[:1] == ["--"] else found.commands
-    if "---" not in commands:
-        parser.error("two commands are needed, separated by ---")
-    cut = commands.index("---")
-    found.first, found.second = commands[:cut], commands[cut + 1 :]
+    *found.ours, found.peer = _split(found.commands[1:] if found.commands[:1] == ["--"] else found.commands)
+    if not found.ours or not all(found.ours) or not found.peer:
+        parser.error("two commands at least are needed, separated by ---")
+    if found.bar and len(found.bar) != len(found.ours):
+        parser.error(f"--bar has {len(found.bar)} numbers; expected {len(found.ours)}, one a command")
     return found
 
 
-def result(pairs: list[tuple[float, float]], args: argparse.Namespace) -> dict[str, Any]:
-    """The ratio of the pairs, its interval and what it says of the bar."""
-    found = spread([a / b for a, b in pairs])
-    line: dict[str, Any] = {
+def _split(words: list[str]) -> list[list[str]]:
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if word == "---":
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return commands
+
+
+def result(rounds: list[list[float]], args: argparse.Namespace) -> dict[str, Any]:
+    """The ratio of each command to the peer, its interval and what it says of its bar; the peer is last in a
+    round."""
+    *ours, peer = zip(*rounds, strict=True)
+    found = []
+    for place, (command, costs) in enumerate(zip(args.ours, ours, strict=True)):
+        ratios = spread([a / b for a, b in zip(costs, peer, strict=True)])
+        row: dict[str, Any] = {
+            "command": command,
+            "median": statistics.median(costs),
+            "ratio_median": round(ratios.median, 4),
+            "ratio_low": round(ratios.low, 4),
+            "ratio_high": round(ratios.high, 4),
+        }
+        if args.bar:
+            row |= {"bar": args.bar[place], "verdict": verdict(ratios, args.bar[place])}
+        found.append(row)
+    return {
         "key": args.key,
-        "a": args.first,
-        "b": args.second,
-        "a_median": statistics.median(a for a, _ in pairs),
-        "b_median": statistics.median(b for _, b in pairs),
-        "ratio_median": round(found.median, 4),
-        "ratio_low": round(found.low, 4),
-        "ratio_high": round(found.high, 4),
-        "interval": f"order statistics; holds the true median with a chance of {found.chance:.3f}",
-        "runs": found.runs,
+        "commands": found,
+        "peer": {"command": args.peer, "median": statistics.median(peer)},
+        "interval": f"order statistics; holds the true median with a chance of {ratios.chance:.3f}",
+        "runs": ratios.runs,
     }
-    if args.bar is not None:
-        line |= {"bar": args.bar, "verdict": verdict(found, args.bar)}
-    return line
 
 
 def main(words: list[str] | None = None) -> None:
     args = arguments(words)
-    pairs = []
+    rounds = []
     for run in range(args.runs):
-        a, b = cost(args.first, args.key), cost(args.second, args.key)
-        pairs.append((a, b))
-        print(f"run {run + 1}: A {a:.4f}  B {b:.4f}  A/B {a / b:.3f}", file=sys.stderr, flush=True)
-    lines.end(result(pairs, args), args.json)
+        rounds.append([cost(command, args.key) for command in (*args.ours, args.peer)])
+        *ours, peer = rounds[-1]
+        told = "  ".join(f"{a:.4f} = {a / peer:.3f} x {peer:.4f}" for a in ours)
+        print(f"run {run + 1}: {told}", file=sys.stderr, flush=True)
+    lines.end(result(rounds, args), args.json)
 
 
 if __name__ == "__main__":

@@ -59,25 +59,38 @@ def printing(text: str) -> list[str]:
     return [sys.executable, "-S", "-c", f"print({text!r})"]
 
 
-def test_compare_prints_the_ratio_its_interval_and_the_verdict(
+def test_compare_prints_each_ratio_to_the_last_command_its_interval_and_the_verdict(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = printing('noise\n{"cpu_seconds_per_step": 2.0}')
-    second = printing('{"older": 1}\n{"cpu_seconds_per_step": 5.0}\n')
+    second = printing('{"cpu_seconds_per_step": 1}')
+    peer = printing('{"older": 1}\n{"cpu_seconds_per_step": 5.0}\n')
     out = tmp_path / "ratio.json"
-    compare.main(["--runs", "2", "--bar", "0.42", "--json", str(out), "--", *first, "---", *second])
+    words = ["--runs", "2", "--bar", "0.42", "0.19", "--json", str(out)]
+    compare.main([*words, "--", *first, "---", *second, "---", *peer])
     line = json.loads(capsys.readouterr().out)
-    assert line["ratio_median"] == line["ratio_low"] == line["ratio_high"] == 0.4
-    assert (line["a_median"], line["b_median"], line["runs"]) == (2.0, 5.0, 2)
-    assert (line["bar"], line["verdict"]) == (0.42, "met")
+    two, one = line["commands"]
+    assert two["ratio_median"] == two["ratio_low"] == two["ratio_high"] == 0.4
+    assert (two["median"], line["peer"]["median"], line["runs"]) == (2.0, 5.0, 2)
+    assert (two["bar"], two["verdict"]) == (0.42, "met")
+    assert (one["ratio_median"], one["bar"], one["verdict"]) == (0.2, 0.19, "met within 10 %")
+    assert (two["command"], one["command"], line["peer"]["command"]) == (first, second, peer)
     assert line["interval"].endswith("chance of 0.500")
     assert json.loads(out.read_text()) == line
 
 
 def test_compare_without_a_bar_gives_no_verdict() -> None:
-    args = compare.arguments(["--", "a", "---", "b"])
-    assert (args.first, args.second) == (["a"], ["b"])
-    assert "verdict" not in compare.result([(1.0, 2.0)], args)
+    args = compare.arguments(["--", "a", "---", "b", "x"])
+    assert (args.ours, args.peer) == ([["a"]], ["b", "x"])
+    assert "verdict" not in compare.result([[1.0, 2.0]], args)["commands"][0]
+
+
+@pytest.mark.parametrize(
+    "words", [["--", "a"], ["--", "a", "---"], ["--bar", "1", "2", "--", "a", "---", "b"], ["--runs", "0"]]
+)
+def test_compare_needs_two_commands_and_a_bar_for_each(words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        compare.arguments(words)
 
 
 def test_a_command_that_prints_no_such_number_is_named() -> None:
