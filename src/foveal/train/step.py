@@ -151,7 +151,7 @@ def train_step(
         """Everything up to the gradient of the first mini-batch."""
         batch = prepare(inputs, score(inputs, policy, reference, objective, how), objective)
         tally = Tally.of(inputs)
-        optimizer.zero_grad(set_to_none=True)
+        _zero_gradients(policy)
         accumulate(policy, select(batch, first), objective, how, tally=tally, rows=first)
         return batch, tally
 
@@ -162,7 +162,7 @@ def train_step(
         batch, tally = begin(settings)
     _update(policy, optimizer, settings, tally)
     for rows in later:
-        optimizer.zero_grad(set_to_none=True)
+        _zero_gradients(policy)
         accumulate(policy, select(batch, rows), objective, settings, tally=tally, rows=rows)
         _update(policy, optimizer, settings, tally)
     return StepResult(
@@ -174,17 +174,29 @@ def train_step(
     )
 
 
+def _zero_gradients(policy: Policy) -> None:
+    """One of 0 for every trained weight: a missing gradient is a zero one, so that optimizer state exists for
+    all of them from the first step.
+
+    They are kept from step to step. Made anew in each backward, they would lie among its temporaries and keep
+    the memory between them from being used again.
+    """
+    for parameter in _trained(policy):
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        else:
+            parameter.grad.zero_()
+
+
 @spanned(OPTIMIZER)
 def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSettings, tally: Tally) -> None:
-    parameters = [p for p in policy.parameters() if p.requires_grad]
-    for parameter in parameters:
-        if parameter.grad is None:
-            # A missing gradient is a zero one: optimizer state exists for every parameter from the first
-            # step.
-            parameter.grad = torch.zeros_like(parameter)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, settings.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(_trained(policy), settings.max_grad_norm)
     tally.norms.append(float(norm))
     if math.isfinite(tally.norms[-1]):
         optimizer.step()
     else:
         tally.skipped += 1
+
+
+def _trained(policy: Policy) -> list[torch.nn.Parameter]:
+    return [p for p in policy.parameters() if p.requires_grad]
