@@ -47,7 +47,11 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--key", default="cpu_seconds_per_step")
     parser.add_argument(
-        "--bar", type=float, nargs="+", default=[], help="largest share of the peer that each command may cost"
+        "--bar",
+        type=float,
+        nargs="+",
+        default=[],
+        help="largest share of the peer that each command may cost",
     )
     parser.add_argument("--json", help="append the result to this file")
     parser.add_argument("commands", nargs=argparse.REMAINDER)

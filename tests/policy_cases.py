@@ -1,7 +1,11 @@
 """Batches for the tests of the policy, and the plain transformers forward they are compared with."""
 
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -107,6 +111,30 @@ def plain_logits(model: nn.Module, policy: Policy, inputs: Inputs, row: int) -> 
     return found[start : start + length]
 
 
+def greedy(policy: Policy, problems: Sequence[Problem], *, length: int) -> list[tuple[int, ...]]:
+    """The likeliest tokens by transformers' own `generate`, no placeholder of a picture among them; without a
+    cache, since its cache of a layer with a window of 1 keeps everything."""
+    model, found = plain_model(policy).eval(), []
+    for of in problems:
+        encoded = policy.processor.encode(of)
+        ids = encoded.prompt.token_ids[None]
+        pictures = {}
+        if of.images:
+            pictures = {"pixel_values": encoded.pixels, "image_grid_thw": encoded.prompt.grids}
+        output = model.generate(  # type: ignore[operator]
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            mm_token_type_ids=(ids == policy.family.image_token_id).int(),
+            do_sample=False,
+            max_new_tokens=length,
+            use_cache=False,
+            suppress_tokens=list(policy.family.banned_token_ids()),
+            **pictures,
+        )
+        found.append(tuple(output[0, ids.shape[1] :].tolist()))
+    return found
+
+
 def weights(inputs: Inputs, dtype: torch.dtype) -> Tensor:
     """Fixed weights [B T] of the summed log-probabilities whose gradient is compared."""
     draw = np.random.default_rng(5).standard_normal(tuple(inputs.completion_ids.shape))
@@ -171,3 +199,47 @@ def close(found: Outcome, wanted: Outcome, *, logprobs: float = 5e-6, grads: flo
     }
     print({name: f"{gap:.3g} of the bound" for name, gap in gaps.items()})
     return max(gaps.values()) <= 1
+
+
+def edited(folder: Path, to: Path, **changes: Any) -> Path:
+    """A copy whose config has other values; `text` changes those of the text model."""
+    copy = shutil.copytree(folder, to)
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"] |= changes.pop("text", {})
+    (copy / "config.json").write_text(json.dumps(config | changes))
+    return copy
+
+
+def windowed(folder: Path, to: Path, window: int) -> Path:
+    """A copy whose second of two text layers looks back at so many tokens, itself counted."""
+    text = {
+        "layer_types": ["full_attention", "sliding_attention"],
+        "sliding_window": window,
+        "use_sliding_window": True,
+    }
+    return edited(folder, to, text=text)
+
+
+def hold(policy: Policy, *rows: Sequence[Problem]) -> None:
+    """Run prompts as the sampler does, one packed row each."""
+    for row in rows:
+        policy.prefill([policy.processor.encode(of) for of in row], hold=True)
+
+
+def update(policy: Policy, inputs: Inputs, parts: Sequence[Tensor] | None = None) -> Outcome:
+    """`shared` over micro-batches, with the backward of what is held."""
+    policy.zero_grad()
+    logprobs = torch.zeros_like(inputs.sampled_logprobs, dtype=next(policy.parameters()).dtype)
+    entropy = torch.zeros_like(logprobs)
+    weight = weights(inputs, logprobs.dtype)
+    every = torch.arange(len(inputs.lengths))
+    for part in [every] if parts is None else parts:
+        stats = policy(inputs, CLEAN, rows=torch.isin(every, part))
+        ((stats.logprobs + 0.3 * stats.entropy) * weight).sum().backward()
+        logprobs[part], entropy[part] = stats.logprobs[part].detach(), stats.entropy[part].detach()
+    policy.held.backward()
+    grads = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
+        for name, p in policy.model.named_parameters()
+    }
+    return Outcome(logprobs=logprobs, entropy=entropy, grads=grads)

@@ -46,13 +46,15 @@ def looped(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 @pytest.mark.parametrize("lengths", [(5,), (4, 4), (6, 1, 3)])
 @pytest.mark.parametrize("keep", [False, True])
 @pytest.mark.parametrize("kind", [DecodeCache, FixedCache])
+@pytest.mark.parametrize("window", [None, 1, 3, 5, 100])
 def test_the_cache_attends_as_a_loop_over_rows(
-    kind: type[DecodeCache], lengths: tuple[int, ...], keep: bool
+    kind: type[DecodeCache], lengths: tuple[int, ...], keep: bool, window: int | None
 ) -> None:
     torch.manual_seed(0)
     n, g = len(lengths), 3
     prefix = [torch.randn(1, KV, sum(lengths), WIDTH, dtype=torch.float64) for _ in range(2)]
-    cache = kind.of({0: (prefix[0], prefix[1])}, lengths, group_size=g, length=STEPS)
+    captured = {0: (prefix[0], prefix[1])}
+    cache = kind.of(captured, lengths, group_size=g, length=STEPS, windows=(window,))
     assert (cache.prefix_bias is None) == (len(set(lengths)) == 1)
     rows = [(owner, member) for owner in range(n) for member in range(g)]
     parts = [[x[0].split(lengths, dim=1)[owner] for owner, _ in rows] for x in prefix]
@@ -73,7 +75,9 @@ def test_the_cache_attends_as_a_loop_over_rows(
             for olds, new in zip(parts, (key, value), strict=True)
         ]
         found = cache.attend(0, query, key, value)
-        wanted = torch.stack([looped(query[row], parts[0][row], parts[1][row]) for row in range(b)])
+        first = -(window or 0)
+        seen = [[x[:, first:] for x in part] for part in parts]
+        wanted = torch.stack([looped(query[row], seen[0][row], seen[1][row]) for row in range(b)])
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 

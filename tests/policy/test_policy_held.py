@@ -21,7 +21,7 @@ from foveal.rollout.local import LocalEngine
 from foveal.train.settings import StepSettings
 from foveal.train.step import train_step
 from foveal.types import CLEAN, Group, Inputs, Objective, Problem, Sampling
-from policy_cases import CASES, MIXED, NONE, ONE, TALL, TWO, Outcome, batch, close, shared, weights
+from policy_cases import CASES, MIXED, NONE, ONE, TALL, TWO, batch, close, hold, shared, update
 
 PATHS = ("split", "tiled", "dense")
 PROBLEMS = tuple(of for of, _ in MIXED)
@@ -55,31 +55,6 @@ def positions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(Policy, "_hidden", hidden)
     return found
-
-
-def hold(policy: Policy, *rows: Sequence[Problem]) -> None:
-    """Run prompts as the sampler does, one packed row each."""
-    for row in rows:
-        policy.prefill([policy.processor.encode(of) for of in row], hold=True)
-
-
-def update(policy: Policy, inputs: Inputs, parts: Sequence[Tensor] | None = None) -> Outcome:
-    """`policy_cases.shared` over micro-batches, with the backward of what is held."""
-    policy.zero_grad()
-    logprobs = torch.zeros_like(inputs.sampled_logprobs, dtype=next(policy.parameters()).dtype)
-    entropy = torch.zeros_like(logprobs)
-    weight = weights(inputs, logprobs.dtype)
-    every = torch.arange(len(inputs.lengths))
-    for part in [every] if parts is None else parts:
-        stats = policy(inputs, CLEAN, rows=torch.isin(every, part))
-        ((stats.logprobs + 0.3 * stats.entropy) * weight).sum().backward()
-        logprobs[part], entropy[part] = stats.logprobs[part].detach(), stats.entropy[part].detach()
-    policy.held.backward()
-    grads = {
-        name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
-        for name, p in policy.model.named_parameters()
-    }
-    return Outcome(logprobs=logprobs, entropy=entropy, grads=grads)
 
 
 def fed(inputs: Inputs) -> int:

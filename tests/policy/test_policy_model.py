@@ -1,10 +1,8 @@
 """Loading a folder, its errors, and writing one."""
 
 import copy
-import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import huggingface_hub
 import pytest
@@ -15,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2Config
 from foveal.policy import Policy, load_policy
 from foveal.spec import FovealError
 from foveal.types import CLEAN
-from policy_cases import MIXED, batch
+from policy_cases import MIXED, batch, edited
 from tiny_models import build_tokenizer
 
 
@@ -23,15 +21,6 @@ from tiny_models import build_tokenizer
 def policy(tiny_folder: Path) -> Policy:
     torch.set_num_threads(1)
     return load_policy(str(tiny_folder))
-
-
-def edited(folder: Path, to: Path, **changes: Any) -> Path:
-    """A copy whose config has other values; `text` changes those of the text model."""
-    copy = shutil.copytree(folder, to)
-    config = json.loads((copy / "config.json").read_text())
-    config["text_config"] |= changes.pop("text", {})
-    (copy / "config.json").write_text(json.dumps(config | changes))
-    return copy
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nowhere", "nowhere", "a/b/c"])
@@ -87,14 +76,17 @@ def test_an_unknown_family_is_refused(tiny_folder: Path, tmp_path: Path, kind: s
         load_policy(str(folder))
 
 
-def test_sliding_window_layers_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("window", [None, 0])
+def test_a_sliding_window_without_a_size_is_refused(
+    tiny_folder: Path, tmp_path: Path, window: int | None
+) -> None:
     text = {
         "layer_types": ["full_attention", "sliding_attention"],
-        "sliding_window": 4,
+        "sliding_window": window,
         "use_sliding_window": True,
     }
     folder = edited(tiny_folder, tmp_path / "model", text=text)
-    with pytest.raises(FovealError, match="text layers with sliding-window attention"):
+    with pytest.raises(FovealError, match=rf"sliding_window = {window}; expected a number of tokens above 0"):
         load_policy(str(folder))
 
 

@@ -18,7 +18,7 @@ from foveal.rollout.graphs import CudaGraphs, decode_way, replay_fault
 from foveal.rollout.local import LocalEngine
 from foveal.spec import FovealError
 from foveal.types import Completion, Problem, Sampling
-from policy_cases import NONE, ONE, TALL, TWO, problem
+from policy_cases import NONE, ONE, TALL, TWO, problem, windowed
 
 ALL = (ONE, TWO, NONE, TALL)
 
@@ -160,6 +160,16 @@ def ends(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_replayed_steps_draw_what_growing_ones_draw(policy: Policy, settings: dict[str, Any]) -> None:
     require_same(*both(policy, **settings))
+    (made,) = Taped.made
+    assert sum(what == "replay" for what, _ in made.log) > 6
+
+
+@pytest.mark.parametrize("window", [1, 5, 40])
+def test_replayed_steps_of_layers_with_a_window_draw_the_same(
+    tiny_folder: Path, tmp_path: Path, window: int
+) -> None:
+    policy = load_policy(str(windowed(tiny_folder, tmp_path / "model", window)))
+    require_same(*both(policy, max_new_tokens=40))
     (made,) = Taped.made
     assert sum(what == "replay" for what, _ in made.log) > 6
 

@@ -16,7 +16,7 @@ from foveal.rollout import local, rows
 from foveal.rollout.draw import inverse_cdf
 from foveal.rollout.local import LocalEngine
 from foveal.types import CLEAN, Completion, Group, Inputs, Problem, Sampling
-from policy_cases import NONE, ONE, TALL, TWO, plain_model, problem
+from policy_cases import NONE, ONE, TALL, TWO, greedy, problem
 
 ALL = (ONE, TWO, NONE, TALL)
 
@@ -76,23 +76,7 @@ def test_recorded_log_probs_equal_those_of_the_forward(
 
 def test_greedy_equals_generate_of_transformers_token_by_token(policy: Policy) -> None:
     found = draw(policy, group_size=1, max_new_tokens=24, temperature=0.0)
-    model = plain_model(policy).eval()
-    for of, (completion,) in zip(ALL, found, strict=True):
-        encoded = policy.processor.encode(of)
-        ids = encoded.prompt.token_ids[None]
-        pictures = {}
-        if of.images:
-            pictures = {"pixel_values": encoded.pixels, "image_grid_thw": encoded.prompt.grids}
-        wanted = model.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            mm_token_type_ids=(ids == policy.family.image_token_id).int(),
-            do_sample=False,
-            max_new_tokens=24,
-            suppress_tokens=list(policy.family.banned_token_ids()),
-            **pictures,
-        )
-        assert list(completion.token_ids) == wanted[0, ids.shape[1] :].tolist()
+    assert tokens(found) == [[ids] for ids in greedy(policy, ALL, length=24)]
 
 
 def test_greedy_completions_of_a_group_are_alike(policy: Policy) -> None:

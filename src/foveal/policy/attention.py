@@ -116,7 +116,8 @@ class PackedLayout:
     merged by log-sum-exp (`foveal.policy.merge`): no mask, no pair of tokens that cannot see each other is
     multiplied but where causality halves it, prompt keys are never copied for a completion. By the CPU's
     flash kernels, CUDA's (16-bit numbers), or plain torch.
-    `dense`: one masked call, which needs memory with the square of the row: the reference of the tests.
+    `dense`: one masked call, which needs memory with the square of the row: the reference of the tests, and
+    what layers take whose window is shorter than a sequence of the row.
 
     `completion_lengths` are the tokens that are fed (the last token of a completion predicts nothing),
     grouped by prompt: `completion_prompts` must not decrease.
@@ -132,6 +133,9 @@ class PackedLayout:
     prompts: Mapping[int, KeysValues] | None = None
     """Each layer's keys and values [1, kv_heads, P, d] of the prompts, where the row is without them: it is
     `[c1 .. cB]` then."""
+    windows: tuple[int | None, ...] = ()
+    """How far each layer looks back, as `Family.windows`; empty where none is bounded."""
+    _masks: dict[int | None, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if list(self.completion_prompts) != sorted(self.completion_prompts):
@@ -155,20 +159,42 @@ class PackedLayout:
             with_prompts=self.prompts is None,
         )
 
-    @cached_property
-    def dense_mask(self) -> Tensor:
-        """Bool [1, 1, S, K], True where a token of the row may look; K counts the prompts even where the row
-        is without them."""
-        n = len(self.prompt_lengths)
-        counts = torch.tensor(self.prompt_lengths + self.completion_lengths, device=self.device)
-        segment = torch.repeat_interleave(torch.arange(len(counts), device=self.device), counts)
-        owner = torch.tensor((*range(n), *self.completion_prompts), device=self.device)[segment]
-        order = torch.arange(len(segment), device=self.device)
+    def mask(self, window: int | None = None) -> Tensor:
+        """Bool [1, 1, S, K], True where a token of the row may look in layers of a window; K counts the
+        prompts even where the row is without them."""
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        return self._masks[window]
+
+    def _mask(self, window: int | None) -> Tensor:
+        n, device = len(self.prompt_lengths), self.device
+        lengths = self.prompt_lengths + self.completion_lengths
+        counts = torch.tensor(lengths, device=device)
+        owners = (*range(n), *self.completion_prompts)
+        segment = torch.repeat_interleave(torch.arange(len(counts), device=device), counts)
+        owner = torch.tensor(owners, device=device)[segment]
+        order = torch.arange(len(segment), device=device)
         causal = order[:, None] >= order[None, :]
         same = segment[:, None] == segment[None, :]
         prefix = (segment[None, :] < n) & (owner[:, None] == owner[None, :])
-        mask = (causal & (same | prefix))[None, None]
-        return mask if self.prompts is None else mask[:, :, self.prompt_size :]
+        seen = causal & (same | prefix)
+        if window is not None:
+            # Places in a token's own sequence, in which a completion follows its prompt at once.
+            behind = torch.tensor([0] * n + [lengths[p] for p in self.completion_prompts], device=device)
+            place = order - (counts.cumsum(0) - counts)[segment] + behind[segment]
+            seen &= place[:, None] - place[None, :] < window
+        return (seen if self.prompts is None else seen[self.prompt_size :])[None, None]
+
+    def _window(self, layer: int) -> int | None:
+        """A layer's window, where it hides anything of this row."""
+        window = self.windows[layer] if self.windows else None
+        return None if window is None or window >= self._longest else window
+
+    @cached_property
+    def _longest(self) -> int:
+        """Tokens of the longest sequence, its prompt included."""
+        behind = zip(self.completion_prompts, self.completion_lengths, strict=True)
+        return max((*self.prompt_lengths, *(self.prompt_lengths[p] + length for p, length in behind)))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention output [1, heads, S, d]."""
@@ -176,12 +202,14 @@ class PackedLayout:
             size = self.prompt_size
             self.captured[layer] = key[:, :, :size], value[:, :, :size]
         held = None if self.prompts is None else self.prompts[layer]
-        if self.path == "dense":
+        window = self._window(layer)
+        if self.path == "dense" or window is not None:
             if held is not None:
                 key, value = (torch.cat(pair, dim=2) for pair in zip(held, (key, value), strict=True))
             repeat = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=self.dense_mask, scale=scale)
+            mask = self.mask(window)
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
         query, key, value = _by_token(query), _by_token(key), _by_token(value)
         prompts = None if held is None else (_by_token(held[0]), _by_token(held[1]))
         kernel = KERNELS[self.path]

@@ -73,12 +73,16 @@ class DecodeCache:
     """A layer's prompt keys and values [N, kv_heads, P, d], padded on the right."""
     prefix_bias: Tensor | None
     """[N, 1, 1, 1, P]: 0 on prompt tokens, -inf on padding; None where there is no padding."""
+    lengths: Tensor
+    """Tokens of each prompt [N]."""
     own: Mapping[int, tuple[Tensor, Tensor]]
     """A layer's own keys and values [N, kv_heads, G, T, d]; what lies behind `step` is not set."""
     step: int = 0
     """Place of the new token in its completion."""
     own_bias: Tensor | None = None
     """[T], added to scores over own keys; None where all that are read are set."""
+    windows: tuple[int | None, ...] = ()
+    """How far each layer looks back, as `Family.windows`; empty where none is bounded."""
 
     @classmethod
     def of(
@@ -88,8 +92,10 @@ class DecodeCache:
         *,
         group_size: int,
         length: int,
+        windows: tuple[int | None, ...] = (),
     ) -> Self:
-        """From a prefill's keys and values [1, kv_heads, S, d] of all prompts in one row."""
+        """From a prefill's keys and values [1, kv_heads, S, d] of all prompts in one row; room for `length`
+        tokens a completion. A window that no sequence can fill is none."""
         n, longest = len(prompt_lengths), max(prompt_lengths)
         sample = next(iter(captured.values()))[0]
         lengths = torch.tensor(prompt_lengths, device=sample.device)
@@ -114,6 +120,8 @@ class DecodeCache:
             prefix={layer: (split(k), split(v)) for layer, (k, v) in captured.items()},
             prefix_bias=bias,
             own={layer: (empty(k), empty(v)) for layer, (k, v) in captured.items()},
+            lengths=lengths,
+            windows=tuple(None if w is None or w >= longest + length else w for w in windows),
         )
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -131,17 +139,36 @@ class DecodeCache:
         longest = prefix_keys.shape[1]
         rows = query.view(n, g, kv, repeat, width).transpose(1, 2).reshape(n * kv, g * repeat, width)
         to_prefix = torch.bmm(rows, prefix_keys.transpose(1, 2)).view(n, kv, g, repeat, longest)
-        if self.prefix_bias is not None:
-            to_prefix = to_prefix + self.prefix_bias
+        prefix_bias, own_bias = self._biases(layer)
+        if prefix_bias is not None:
+            to_prefix = to_prefix + prefix_bias
         rows = rows.view(n * kv * g, repeat, width)
         to_own = torch.bmm(rows, own_keys.transpose(1, 2))
-        if self.own_bias is not None:
-            to_own = to_own + self.own_bias[: to_own.shape[-1]]
+        if own_bias is not None:
+            to_own = to_own + own_bias[: to_own.shape[-1]]
         weights = torch.softmax(torch.cat([to_prefix.view(-1, repeat, longest), to_own], dim=-1), dim=-1)
         from_prefix = torch.bmm(weights[..., :longest].view(n * kv, g * repeat, longest), prefix_values)
         output = torch.bmm(weights[..., longest:], own_values).add_(from_prefix.view(-1, repeat, width))
         output = output.view(n, kv, g, repeat, width).transpose(1, 2)
         return output.reshape(n * g, kv * repeat, width)
+
+    def _biases(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
+        """What is added to scores over the prompt [N, 1, 1, 1, P] and over own keys [T]: -inf on what the new
+        token does not see."""
+        window = self.windows[layer] if self.windows else None
+        if window is None:
+            return self.prefix_bias, self.own_bias
+        keys, values = self.prefix[layer][0], self.own[layer][0]
+        here = self._place()
+        order = torch.arange(keys.shape[2], device=keys.device)
+        behind = self.lengths[:, None] + here - order >= window
+        prefix = _hiding(self.prefix_bias, behind[:, None, None, None], keys)
+        order = torch.arange(values.shape[3], device=values.device)
+        return prefix, _hiding(self.own_bias, here - order >= window, keys)
+
+    def _place(self) -> int | Tensor:
+        """Place of the new token in its completion."""
+        return self.step
 
     def _stored(self, x: Tensor, new: Tensor) -> Tensor:
         """Put the new token's [N, kv_heads, G, d] into [N, kv_heads, G, T, d]; what is to be read of it."""
@@ -167,6 +194,7 @@ class DecodeCache:
             group_size=members.shape[1],
             prefix={layer: (k[groups], v[groups]) for layer, (k, v) in self.prefix.items()},
             prefix_bias=None if self.prefix_bias is None else self.prefix_bias[groups],
+            lengths=self.lengths[groups],
             own={layer: (chosen(k), chosen(v)) for layer, (k, v) in self.own.items()},
         )
 
@@ -193,6 +221,9 @@ class FixedCache(DecodeCache):
         self.place.add_(1)
         self._bias.zero_().masked_fill_(self._order > self.place, -torch.inf)
 
+    def _place(self) -> Tensor:
+        return self.place
+
     def _stored(self, x: Tensor, new: Tensor) -> Tensor:
         x.index_copy_(3, self.place, new.unsqueeze(3))
         return x[:, :, :, : self.size]
@@ -201,3 +232,9 @@ class FixedCache(DecodeCache):
     def _room(x: Tensor, *size: int) -> Tensor:
         # A weight of 0 hides a number that is not set, but not a NaN.
         return x.new_zeros(size)
+
+
+def _hiding(bias: Tensor | None, hidden: Tensor, like: Tensor) -> Tensor:
+    """A bias, none being 0, with -inf where `hidden`; of the type of `like`."""
+    zero = like.new_zeros(()) if bias is None else bias
+    return torch.where(hidden, zero.new_full((), -torch.inf), zero)

@@ -35,9 +35,16 @@ def prompts_of(inputs: Inputs, rows: Tensor) -> tuple[int, ...]:
     return tuple(dict.fromkeys(inputs.prompt_index[rows].tolist()))
 
 
-def pack(inputs: Inputs, rows: Tensor, *, path: AttentionPath, held: HeldPart | None = None) -> PackedRow:
+def pack(
+    inputs: Inputs,
+    rows: Tensor,
+    *,
+    path: AttentionPath,
+    windows: tuple[int | None, ...] = (),
+    held: HeldPart | None = None,
+) -> PackedRow:
     """Lay the chosen completions (Int [K], grouped by prompt) out as `[p1 .. pn][c1 .. cK]`, or, with all
-    their prompts `held`, as `[c1 .. cK]`."""
+    their prompts `held`, as `[c1 .. cK]`. `windows` as `Family.windows`."""
     prompts = prompts_of(inputs, rows)
     device, width = inputs.completion_ids.device, inputs.completion_ids.shape[1]
     parts = _Parts(axes=inputs.prompts[0].position_ids.shape[0], device=device)
@@ -68,6 +75,7 @@ def pack(inputs: Inputs, rows: Tensor, *, path: AttentionPath, held: HeldPart | 
             completion_prompts=tuple(local[owner][0] for owner in owners),
             device=device,
             path=path,
+            windows=windows,
             prompts=None if held is None else held.keys_values,
         ),
         predict=torch.cat(predict).to(device),

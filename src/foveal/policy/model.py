@@ -92,7 +92,13 @@ class Policy(nn.Module):
         if len(chosen) == 0:
             nothing = torch.zeros(size, device=inputs.completion_ids.device)
             return TokenStats(logprobs=nothing, entropy=nothing, log_probs_at=_nothing_chosen)
-        row = packing.pack(inputs, chosen, path=self.attention_path, held=self._held(inputs, view, chosen))
+        row = packing.pack(
+            inputs,
+            chosen,
+            path=self.attention_path,
+            windows=self.family.windows,
+            held=self._held(inputs, view, chosen),
+        )
         states = self._states(inputs, view, row)
         weight, bias = self.family.head(self.model)
         scored = states[row.predict]
@@ -207,6 +213,7 @@ class Policy(nn.Module):
             completion_prompts=(),
             device=device,
             path=self.attention_path,
+            windows=self.family.windows,
             captured=captured,
         )
         embeddings = self.family.embed(self.model, torch.cat([p.token_ids for p in prompts]).to(device))

@@ -76,7 +76,13 @@ class LocalEngine:
         parts = _parts(prompt_lengths, most=most)
         states, captured = _prefill(policy, [encoded[part] for part in parts], hold=hold)
         kind = FixedCache if self.decode == "graph" else DecodeCache
-        cache = kind.of(captured, prompt_lengths, group_size=g, length=sampling.max_new_tokens)
+        cache = kind.of(
+            captured,
+            prompt_lengths,
+            group_size=g,
+            length=sampling.max_new_tokens,
+            windows=policy.family.windows,
+        )
         device, rows = states.device, len(problems) * g
         first = torch.tensor([item.prompt.next_position for item in encoded], device=device)
         record = Record(rows, sampling.max_new_tokens, entropies=sampling.entropies, device=device)

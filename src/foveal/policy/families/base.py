@@ -25,6 +25,9 @@ class Family(Protocol):
     merge: int
     """Patches a side that become one visual token."""
     image_token_id: int
+    windows: tuple[int | None, ...]
+    """Tokens of its own sequence that a token looks back at in each text layer, itself counted; None: all.
+    Layers of one window share a mask."""
 
     def adapt(self, model: nn.Module) -> None:
         """Register the shared attention on a freshly loaded model and replace what is slow and equal."""

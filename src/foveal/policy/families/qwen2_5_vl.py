@@ -17,12 +17,7 @@ class Qwen25VL:
     """Adapter of `model_type` qwen2_5_vl."""
 
     def __init__(self, config: Any) -> None:  # noqa: ANN401
-        if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
-            raise FovealError(
-                "the model has text layers with sliding-window attention (layer_types or "
-                "use_sliding_window in its config.json); expected full attention in every layer; change "
-                "--model or [model] path"
-            )
+        self.windows: tuple[int | None, ...] = _windows(config.text_config)
         self.patch: int = config.vision_config.patch_size
         self.merge: int = config.vision_config.spatial_merge_size
         self.image_token_id: int = config.image_token_id
@@ -89,7 +84,7 @@ class Qwen25VL:
     def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
         """The language model on one packed row; the layout replaces its masks."""
         text: Any = model.model.language_model  # type: ignore[union-attr]
-        no_masks = {"full_attention": None}
+        no_masks = dict.fromkeys(("full_attention", "sliding_attention"))
         output: Tensor = text(
             inputs_embeds=embeddings[None],
             position_ids=positions[:, None],
@@ -127,3 +122,19 @@ class _PatchProduct:
         weight = self.projection.weight
         flat = weight.view(weight.shape[0], -1)
         return linear(patches.to(weight.dtype), flat, self.projection.bias, self.linears)
+
+
+def _windows(text: Any) -> tuple[int | None, ...]:  # noqa: ANN401
+    """The window of each text layer, itself counted; None where it sees all.
+
+    Raises: FovealError for layers with a window of no size.
+    """
+    bounded = [kind == "sliding_attention" for kind in text.layer_types]
+    window = text.sliding_window
+    if any(bounded) and not (isinstance(window, int) and window > 0):
+        raise FovealError(
+            f"the model has text layers with a sliding window (layer_types in its config.json) of "
+            f"sliding_window = {window!r}; expected a number of tokens above 0, with use_sliding_window = "
+            f"true; mend its config.json, or change --model or [model] path"
+        )
+    return tuple(window if inside else None for inside in bounded)
