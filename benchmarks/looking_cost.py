@@ -2,11 +2,12 @@
 
     python benchmarks/looking_cost.py --checkpoint DIR --visual-tokens 16 --response 64 --rounds 7
 
-One batch of completions is sampled. In each round, in turn and from another place each time: a GRPO step, a
-PAPO step, one shared pass without gradient under the removed view, and for each gated share a CPPO step, one
-shared gradient pass and one pass without gradient over exactly its gated completions. A step is what differs
-between the methods: the views' pictures, scoring and update; sampling is the same for all. Learning rate 0,
-so that every round does the same work. Printed:
+In each round, in turn and from another place each time: a GRPO step, a PAPO step, one shared pass without
+gradient under the removed view, and for each gated share a CPPO step, one shared gradient pass and one pass
+without gradient over exactly its gated completions. A step is a whole one, from sampling to the optimizer,
+as a run makes it: prompts are held from sampling for the update where the method lets them be
+(`--prompts-again`: nowhere). Learning rate 0 and one key, so that all steps do the same work on the same
+completions. Printed:
 
     allowed: PAPO   GRPO + 1.1 x the pass without gradient
              CPPO   GRPO + 1.1 x two gradient passes + one pass without gradient, where tokens are chosen
@@ -46,6 +47,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--gated", type=float, nargs="*", default=[0.125, 0.5, 1.0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--micro-batch-tokens", type=int, default=1 << 20)
+    parser.add_argument(
+        "--prompts-again", action="store_true", help="hold no prompts from sampling for the update"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", help="also append the result to this file")
@@ -57,53 +61,50 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 class Bench:
-    """One policy and one batch of completions, and what is run on them."""
+    """One policy and one batch of problems, and what is run on them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         import torch
 
+        from foveal.rollout.local import LocalEngine
         from foveal.train.settings import StepSettings
+        from foveal.types import Sampling
 
         self.args = args
         self.policy = workload.load(args.checkpoint)
+        self.engine = LocalEngine(self.policy)
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=0.0)
-        self.settings = StepSettings(temperature=1.0, micro_batch_tokens=args.micro_batch_tokens)
+        self.settings = StepSettings(
+            temperature=1.0,
+            micro_batch_tokens=args.micro_batch_tokens,
+            hold_prompts="never" if args.prompts_again else "auto",
+        )
         self.perturbations = workload.perturbations()
         self.problems = [workload.problem(i, args.side, args.seed) for i in range(args.prompts)]
-        self.completions = self._sample()
+        rows, longest = args.prompts * args.group, args.limits[1]
+        self.wanted = workload.lengths(args.limits, rows=rows, seed=args.seed, step=0)
+        self.sampling = Sampling(group_size=args.group, max_new_tokens=longest, min_new_tokens=longest + 1)
 
-    def _sample(self) -> list[Any]:
-        from foveal.rollout.local import LocalEngine
-        from foveal.types import Sampling
-
-        args, longest = self.args, self.args.limits[1]
-        wanted = workload.lengths(args.limits, rows=args.prompts * args.group, seed=args.seed, step=0)
-        sampling = Sampling(
-            group_size=args.group, max_new_tokens=longest, min_new_tokens=longest + 1, entropies=True
-        )
-        with workload.ending_after(wanted):
-            return LocalEngine(self.policy).generate(self.problems, sampling=sampling, key=(args.seed, 0))
-
-    def inputs(self, objective: Any, share: float) -> Any:  # noqa: ANN401
+    def step(self, objective: Any, share: float) -> Any:  # noqa: ANN401
+        """Completions, the pictures of all views, scoring and update; the batch as the update saw it."""
         from foveal.data.collate import collate
+        from foveal.train.graphs import kept_for_update
+        from foveal.train.step import train_step
 
-        groups = [
-            workload.grade(of, found, gated=share)
-            for of, found in zip(self.problems, self.completions, strict=True)
-        ]
-        return collate(
-            groups,
+        key = (self.args.seed, 0)
+        sampling = kept_for_update(self.sampling, objective, self.settings)
+        with workload.ending_after(self.wanted):
+            completions = self.engine.generate(self.problems, sampling=sampling, key=key)
+        inputs = collate(
+            [
+                workload.grade(of, found, gated=share)
+                for of, found in zip(self.problems, completions, strict=True)
+            ],
             processor=self.policy.processor,
             views=objective.views,
             perturbations=self.perturbations,
-            key=(self.args.seed, 0),
+            key=key,
         )
-
-    def step(self, objective: Any, share: float) -> Any:  # noqa: ANN401
-        """The pictures of all views, scoring and update; the batch as the update saw it."""
-        from foveal.train.step import train_step
-
-        inputs = self.inputs(objective, share)
         return train_step(self.policy, None, self.optimizer, inputs, objective, self.settings).batch
 
     def pass_over(self, inputs: Any, rows: Any, *, gradient: bool) -> None:  # noqa: ANN401
@@ -113,7 +114,7 @@ class Bench:
         from foveal.policy.forward import micro_batches
         from foveal.train.rows import select_inputs
 
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=False)
         chosen = rows.nonzero()[:, 0]
         for part in micro_batches(inputs, tokens=self.settings.micro_batch_tokens, rows=chosen):
             with nullcontext() if gradient else torch.no_grad():
@@ -128,7 +129,7 @@ Runs = dict[str, Callable[[], Any]]
 def runs_of(bench: Bench) -> tuple[Runs, dict[float, float]]:
     """What is measured, by name, and the gated share that each asked share gave."""
     grpo, papo = (workload.objective(name) for name in ("grpo", "papo"))
-    inputs = bench.inputs(papo, 0.5)
+    inputs = bench.step(papo, 0.5).inputs
     every = inputs.completion_mask.any(-1)
     runs: Runs = {
         "grpo": lambda: bench.step(grpo, 0.5),
@@ -250,6 +251,7 @@ def main(words: list[str] | None = None) -> None:
     rows = [row(method, seconds, products) for method in methods(gated)]
     show(rows)
     settings = ("checkpoint", "visual_tokens", "response", "prompts", "group", "threads", "rounds")
+    settings += ("prompts_again",)
     lines.end(
         {
             "rows": rows,

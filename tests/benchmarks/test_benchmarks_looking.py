@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import looking_cost
 import pytest
@@ -24,12 +25,17 @@ def test_what_looking_may_cost_by_hand() -> None:
     assert cppo.added(cost) == pytest.approx(26 / 24)
 
 
+def looked(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
+    words = "--visual-tokens 4 --prompts 1 --response 4 --rounds 1 --gated 0.125 1".split()
+    looking_cost.main(["--checkpoint", str(folder), *words, *more])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
 def test_looking_costs_in_multiplications_what_it_must(
     tiny_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = "--visual-tokens 4 --prompts 1 --response 4 --rounds 1 --gated 0.125 1".split()
-    looking_cost.main(["--checkpoint", str(tiny_folder), *words])
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    found = looked(tiny_folder, capsys, "--prompts-again")
     rows = {row["method"]: row for row in found["rows"]}
     assert list(rows) == ["papo", "cppo@0.125", "cppo@1"]
     assert rows["papo"]["added_flops"] == 1
@@ -37,6 +43,17 @@ def test_looking_costs_in_multiplications_what_it_must(
     spent = found["flops"]
     for share in ("0.125", "1"):
         # Beside GRPO's step: both perturbed views with gradient; in scoring the removed view of the same
-        # completions, and the clean one unless its entropies are known.
+        # completions. The clean one's entropies are known.
         views = spent[f"cppo@{share}"] - spent["grpo"] - 2 * spent[f"gradient@{share}"]
-        assert views in (spent[f"no_gradient@{share}"], 2 * spent[f"no_gradient@{share}"])
+        assert views == spent[f"no_gradient@{share}"]
+
+
+def test_prompts_are_held_for_grpo_and_papo_alone(
+    tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    held, again = looked(tiny_folder, capsys), looked(tiny_folder, capsys, "--prompts-again")
+    assert held["rows"][0]["added_flops"] == 1
+    spent, before = held["flops"], again["flops"]
+    saved = {name: before[name] - spent[name] for name in spent}
+    assert saved.pop("grpo") == saved.pop("papo") > 0
+    assert set(saved.values()) == {0}
