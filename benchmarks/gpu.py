@@ -5,9 +5,10 @@
 
 Random weights in the published shapes of Qwen2.5-VL-3B and -7B; needs torch and transformers alone. It checks
 the shared forward against transformers' own in float32 and bfloat16, then measures a step of GRPO, PAPO and
-CPPO by phase with its share of the device's arithmetic; one group's update packed (by each way to attend),
-with a cached prefix, and plain; the head plain, compiled, and by fused kernels of others that are installed;
-the sampler against the memory's bandwidth; the longest context that fits.
+CPPO by phase with its share of the device's arithmetic, with prompts held from sampling for the update and
+without; one group's update packed (by each way to attend), over a held prompt, with a cached prefix, and
+plain; the head plain, compiled, and by fused kernels of others that are installed; the sampler against the
+memory's bandwidth; the longest context that fits.
 A part that runs out of memory or fails is reported as such and the rest goes on. Prints a table and writes a
 JSON after each part; ends with 1 where a part failed or a check did not hold.
 """
@@ -29,7 +30,8 @@ import torch
 import transformers
 from gpu_head import HEAD_NUMBERS, HEADS, heads
 from gpu_model import SHAPES, maker
-from gpu_parts import Numbers, Work, correctness, longest, machine, sampler, step, ways
+from gpu_parts import Numbers, Work, correctness, longest, machine, sampler, ways
+from gpu_step import step
 from transformers.utils.logging import disable_progress_bar
 
 import foveal
@@ -37,7 +39,10 @@ import foveal
 OBJECTIVES = ("grpo", "papo", "cppo")
 DECODES = ("eager", "graph")
 
-WAYS = ("packed", "tiled", "dense", "cached", "plain")
+WAYS = ("packed", "tiled", "dense", "held", "cached", "plain")
+
+STEPS = (*OBJECTIVES, "grpo, prompts again")
+"""Objectives, each as a run makes its steps; and GRPO without prompts held from sampling for the update."""
 
 PUBLISHED_TFLOPS = {
     **{"B200": 2250, "GH200": 989, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989},
@@ -64,7 +69,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--visual-tokens", type=int, help="of each prompt's one picture; a square number")
     parser.add_argument("--response", type=int, help="tokens of each completion")
     parser.add_argument("--steps", type=int, help="measured, after one more")
-    parser.add_argument("--micro-batch-tokens", type=int, default=16384)
+    parser.add_argument(
+        "--micro-batch-tokens", type=int, default=20480, help="prompts are held where a step fits these"
+    )
     parser.add_argument("--no-checkpointing", action="store_true", help="of activations, in the steps")
     parser.add_argument("--longest", type=int, help="tokens at which the search for the longest stops")
     parser.add_argument("--json", type=Path, help="where the numbers go")
@@ -101,8 +108,14 @@ def main() -> int:
         )
         measured = run_part(report, args.json, "machine", lambda: machine(work))
         run_part(report, args.json, "correctness", lambda: correctness(work))
-        for name in OBJECTIVES:
-            run_part(report, args.json, f"step {name}", lambda name=name: step(work, name))
+        for name in STEPS:
+            objective, _, again = name.partition(", ")
+            run_part(
+                report,
+                args.json,
+                f"step {name}",
+                lambda objective=objective, again=again: step(work, objective, hold=not again),
+            )
         for name in WAYS:
             run_part(report, args.json, f"one group {name}", lambda name=name: ways(work, name))
         for name in HEADS:
@@ -192,7 +205,7 @@ def summary(report: Numbers) -> Numbers:
     if report["device_type"] != "cuda" or report["settings"]["dtype"] != "bfloat16":
         published = None
     base = parts["step grpo"].get("train")
-    for name in OBJECTIVES:
+    for name in STEPS:
         part = parts[f"step {name}"]
         if "train" not in part:
             continue
@@ -229,7 +242,7 @@ def table(report: Numbers) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     phases = ("sample", "score", "forward", "backward", "optimizer", "step")
-    for name in OBJECTIVES:
+    for name in STEPS:
         part, more = parts[f"step {name}"], found.get(name, {})
         cells = [_cell(part, phase) for phase in phases]
         cells += [_cell(more, key) for key in ("share_of_matmul", "mfu", "step_over_grpo")]

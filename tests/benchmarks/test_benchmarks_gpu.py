@@ -61,6 +61,9 @@ def test_the_tiny_shape_runs_whole_on_a_cpu(
         assert step["skipped_updates"] == 0 and step["peak_gib"] is None
     assert found["step cppo"]["gated_share"] == 0.5 and found["step papo"]["score"] > 0
     assert found["step cppo"]["flops"] > found["step papo"]["flops"] > found["step grpo"]["flops"]
+    again = found["step grpo, prompts again"]
+    assert found["step grpo"]["held_tokens"] > 0 == again["held_tokens"] == found["step cppo"]["held_tokens"]
+    assert again["flops"] > found["step grpo"]["flops"]
     sums = [found[f"one group {way}"]["logprob_sum"] for way in gpu.WAYS]
     assert sums == pytest.approx([sums[0]] * len(sums), abs=1e-3)
     assert found["longest"]["does_not_fit"] is None and found["longest"]["fits_tokens"] == 100
@@ -90,7 +93,7 @@ def test_a_part_that_fails_is_reported_and_the_rest_goes_on(
     code: int,
     shown: str,
 ) -> None:
-    def failing(*given: object) -> dict[str, Any]:
+    def failing(*given: object, **more: object) -> dict[str, Any]:
         raise failure
 
     monkeypatch.setattr(gpu, "maker", lambda *given: nullcontext())
@@ -114,7 +117,7 @@ def test_both_ways_to_decode_are_measured_on_cuda(
 ) -> None:
     monkeypatch.setattr(gpu, "maker", lambda *given: nullcontext())
     for part in ("machine", "step", "longest", "ways", "heads", "correctness"):
-        monkeypatch.setattr(gpu, part, lambda *given: {})
+        monkeypatch.setattr(gpu, part, lambda *given, **more: {})
     monkeypatch.setattr(gpu, "decodes", lambda device: gpu.DECODES)
     rates = {"eager": 200.0, "graph": 700.0}
     monkeypatch.setattr(gpu, "sampler", lambda work, rate, way: {"tokens_per_s": rates[way]})
@@ -128,7 +131,7 @@ def test_both_ways_to_decode_are_measured_on_cuda(
 def test_a_check_that_does_not_hold_ends_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "maker", lambda *given: nullcontext())
     for part in ("machine", "step", "longest", "ways", "heads", "sampler"):
-        monkeypatch.setattr(gpu, part, lambda *given: {})
+        monkeypatch.setattr(gpu, part, lambda *given, **more: {})
     monkeypatch.setattr(gpu, "correctness", lambda work: {"float32_ok": True, "bfloat16_ok": False})
     assert run(monkeypatch) == 1
 
