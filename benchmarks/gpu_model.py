@@ -60,6 +60,50 @@ SHAPES: dict[str, dict[str, Any]] = {
         },
         "vision": {**VISION, "out_hidden_size": 3584},
     },
+    "33m": {
+        "tied": False,
+        "text": {
+            "vocab_size": 4096,
+            "hidden_size": 512,
+            "intermediate_size": 1408,
+            "num_hidden_layers": 8,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32768,
+            "mrope_section": [8, 12, 12],
+        },
+        "vision": {
+            **VISION,
+            "depth": 6,
+            "hidden_size": 256,
+            "intermediate_size": 684,
+            "num_heads": 8,
+            "fullatt_block_indexes": [5],
+            "out_hidden_size": 512,
+        },
+    },
+    "1m": {
+        "tied": False,
+        "text": {
+            "vocab_size": 1024,
+            "hidden_size": 128,
+            "intermediate_size": 344,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32768,
+            "mrope_section": [4, 6, 6],
+        },
+        "vision": {
+            **VISION,
+            "depth": 2,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_heads": 4,
+            "fullatt_block_indexes": [1],
+            "out_hidden_size": 128,
+        },
+    },
     "tiny": {
         "tied": True,
         "text": {
@@ -83,8 +127,9 @@ SHAPES: dict[str, dict[str, Any]] = {
         },
     },
 }
-"""Qwen2.5-VL-3B and -7B as published; "tiny" runs everything on a CPU. Only the tokenizer is another one: it
-is small, so the special tokens have other ids, and the rest of the vocabulary has no text."""
+"""Qwen2.5-VL-3B and -7B as published; two that a CPU trains, on which steps are held against others'; "tiny"
+for tests. Only the tokenizer is another one: it is small, so the special tokens have other ids, and the rest
+of the vocabulary has no text."""
 
 CORPUS = (
     "How many red circles are in the picture? Answer with one number.",

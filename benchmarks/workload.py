@@ -10,6 +10,8 @@ from unittest import mock
 
 OBJECTIVES = ("grpo", "papo", "papo_d", "cppo")
 
+QUESTION = "<image>How many red circles are in the picture? Answer with one number."
+
 
 def settle(threads: int) -> None:
     """What a run of the library does first: so many threads, and freed memory kept for the next step."""
@@ -76,16 +78,20 @@ def lengths(limits: tuple[int, int], *, rows: int, seed: int, step: int) -> list
     return found
 
 
-def problem(index: int, side: int, seed: int) -> Any:  # noqa: ANN401
-    """A question about a picture of noise: what is drawn does not change the cost."""
+def picture(index: int, side: int, seed: int) -> Any:  # noqa: ANN401
+    """A picture of noise: what is drawn does not change the cost."""
     import numpy as np
     from PIL import Image
 
+    pixels = np.random.default_rng((seed, index)).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def problem(index: int, side: int, seed: int) -> Any:  # noqa: ANN401
+    """A question about a picture."""
     from foveal.types import Problem
 
-    pixels = np.random.default_rng((seed, index)).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    question = "<image>How many red circles are in the picture? Answer with one number."
-    return Problem(id=str(index), question=question, images=(Image.fromarray(pixels),), answer="3")
+    return Problem(id=str(index), question=QUESTION, images=(picture(index, side, seed),), answer="3")
 
 
 def objective(name: str, *, gated: float | None = None) -> Any:  # noqa: ANN401
