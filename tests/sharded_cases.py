@@ -7,6 +7,7 @@ import torch
 from torch import distributed
 
 from foveal.policy import load_policy
+from foveal.train.step import zero_gradients
 from foveal.types import CLEAN
 from policy_cases import MIXED, batch, weights
 
@@ -34,7 +35,9 @@ def train_share(rank: int, port: int, folder: str, path: str, linears: str, out:
         fully_shard(block, mesh=mesh)
     fully_shard(policy, mesh=mesh)
     inputs = batch(policy, *SHARES[rank])
-    (policy(inputs, CLEAN).logprobs * weights(inputs, torch.float32)).sum().backward()
+    for _ in range(2):  # the second over gradients that are there
+        zero_gradients(policy)
+        (policy(inputs, CLEAN).logprobs * weights(inputs, torch.float32)).sum().backward()
     off = total = 0.0
     for name, parameter in policy.model.named_parameters():
         # FSDP takes the mean over ranks.

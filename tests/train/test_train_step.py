@@ -247,6 +247,18 @@ def test_optimizer_state_exists_for_every_parameter_after_one_step(
     assert all(float(p.grad.abs().max()) == 0 for p in tower if p.grad is not None)
 
 
+def test_gradients_keep_their_memory_and_nothing_of_an_earlier_update(policy: Policy, inputs: Inputs) -> None:
+    moving = copy.deepcopy(policy)
+    optimizer = torch.optim.SGD(moving.parameters(), lr=0.0)
+    how = settings(tokens=SPLIT, mini_batches=2)
+    found = []
+    for _ in range(2):
+        norms = train_step(moving, None, optimizer, inputs, GRPO(), how).metrics["policy/grad_norm"]
+        found.append((norms, [p.grad.data_ptr() for p in moving.parameters() if p.grad is not None]))
+    assert found[0] == found[1]
+    assert len(found[0][1]) == len(list(moving.parameters()))
+
+
 def test_gradients_are_scaled_down_to_the_clip_norm(policy: Policy, inputs: Inputs) -> None:
     raw = gradients(policy, inputs, GRPO(), tokens=WHOLE)
     norm = math.sqrt(sum(float(g.double().square().sum()) for g in raw))

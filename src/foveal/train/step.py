@@ -151,7 +151,7 @@ def train_step(
         """Everything up to the gradient of the first mini-batch."""
         batch = prepare(inputs, score(inputs, policy, reference, objective, how), objective)
         tally = Tally.of(inputs)
-        _zero_gradients(policy)
+        zero_gradients(policy)
         accumulate(policy, select(batch, first), objective, how, tally=tally, rows=first)
         return batch, tally
 
@@ -162,7 +162,7 @@ def train_step(
         batch, tally = begin(settings)
     _update(policy, optimizer, settings, tally)
     for rows in later:
-        _zero_gradients(policy)
+        zero_gradients(policy)
         accumulate(policy, select(batch, rows), objective, settings, tally=tally, rows=rows)
         _update(policy, optimizer, settings, tally)
     return StepResult(
@@ -174,7 +174,7 @@ def train_step(
     )
 
 
-def _zero_gradients(policy: Policy) -> None:
+def zero_gradients(policy: Policy) -> None:
     """One of 0 for every trained weight: a missing gradient is a zero one, so that optimizer state exists for
     all of them from the first step.
 
