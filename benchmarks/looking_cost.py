@@ -3,8 +3,9 @@
     python benchmarks/looking_cost.py --checkpoint DIR --visual-tokens 16 --response 64 --rounds 7
 
 In each round, in turn and from another place each time: a GRPO step, a PAPO step, one shared pass without
-gradient under the removed view, and for each gated share a CPPO step, one shared gradient pass and one pass
-without gradient over exactly its gated completions. A step is a whole one, from sampling to the optimizer,
+gradient under the removed view, and for each gated share a CPPO step, one pass without gradient over its
+gated completions, of which it chooses tokens, and one shared gradient pass over those of which one was
+chosen, which are what it runs under both other views. A step is a whole one, from sampling to the optimizer,
 as a run makes it: prompts are held from sampling for the update where the method lets them be
 (`--prompts-again`: nowhere). Learning rate 0 and one key, so that all steps do the same work on the same
 completions. Printed:
@@ -140,12 +141,12 @@ def runs_of(bench: Bench) -> tuple[Runs, dict[float, float]]:
     for share in bench.args.gated:
         cppo = workload.objective("cppo", gated=share)
         batch = bench.step(cppo, share)
-        rows = cppo.rows("removed", batch)
+        rows, scored = cppo.rows("removed", batch), cppo.score_rows("removed", batch.inputs)
         gated[share] = float(rows.float().mean())
         runs |= {
             f"cppo@{share:g}": lambda cppo=cppo, share=share: bench.step(cppo, share),
             f"gradient@{share:g}": lambda b=batch, r=rows: bench.pass_over(b.inputs, r, gradient=True),
-            f"no_gradient@{share:g}": lambda b=batch, r=rows: bench.pass_over(b.inputs, r, gradient=False),
+            f"no_gradient@{share:g}": lambda b=batch, r=scored: bench.pass_over(b.inputs, r, gradient=False),
         }
     return runs, gated
 
