@@ -42,6 +42,7 @@ METHODS: Mapping[str, Callable[[Aggregation], Objective]] = {
         base=GRPO(aggregation=kind), kl_prcp_coef=0.1, removed_gradient=True, removed_entropy_coef=0.03
     ),
     "cppo": lambda kind: CPPO(base=GRPO(aggregation=kind), cpl_coef=0.2),
+    "cppo_exact": lambda kind: CPPO(base=GRPO(aggregation=kind), cpl_coef=0.2, divergence="exact"),
     "vppo_on_gspo": lambda kind: VPPO(base=GSPO(aggregation=kind)),
 }
 

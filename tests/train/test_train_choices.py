@@ -11,7 +11,7 @@ from foveal.config import load
 from foveal.policy import Policy, load_policy, paths
 from foveal.policy.probe import RowShape
 from foveal.train import loop, measure
-from foveal.train.measure import choose_attention
+from foveal.train.measure import choose_attention, choose_threads
 from run_cases import world_table
 
 SECONDS = {"split": 0.002, "tiled": 0.0031, "dense": 0.0011}
@@ -125,3 +125,34 @@ def test_faults_of_a_way_to_attend_are_named() -> None:
     assert paths.path_fault("dense", device=cuda, **given) is None  # type: ignore[arg-type]
     assert "those of a CPU" in str(paths.path_fault("split", device=cuda, **given))  # type: ignore[arg-type]
     assert "16-bit" in str(paths.path_fault("flash", device=cuda, **given))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("configured", "recorded", "threads"),
+    [
+        (3, {"threads": 2, "threads_chosen_by": "probe"}, 3),
+        (1, {"threads": 2, "threads_chosen_by": "config"}, 1),
+        (0, {"threads": 2, "threads_chosen_by": "probe"}, 2),
+        (0, {"threads": 2, "threads_chosen_by": "config"}, 7),
+        (0, {}, 7),
+    ],
+)
+def test_threads_are_the_configured_ones_else_those_measured_before_else_measured(
+    monkeypatch: pytest.MonkeyPatch, configured: int, recorded: dict[str, Any], threads: int
+) -> None:
+    monkeypatch.setattr(measure, "measure", lambda *, threads: {"threads": threads or 7})
+    monkeypatch.setattr(measure.os, "cpu_count", lambda: 2)
+    told: list[str] = []
+    assert choose_threads(configured, recorded, message=told.append)["threads"] == threads
+    assert told == []
+
+
+@pytest.mark.parametrize("known", [-3, 0, 3, 100_000])
+def test_threads_that_this_machine_does_not_have_are_told_and_measured_again(
+    monkeypatch: pytest.MonkeyPatch, known: int
+) -> None:
+    monkeypatch.setattr(measure.os, "cpu_count", lambda: 2)
+    told: list[str] = []
+    recorded = {"threads": known, "threads_chosen_by": "probe"}
+    assert 1 <= choose_threads(0, recorded, message=told.append)["threads"] <= 2
+    assert told == [f"threads were {known}, and this machine has 2 cores; measured again"]

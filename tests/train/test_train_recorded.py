@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from foveal.objectives.cppo import CPPO
+from foveal.objectives.vppo import VPPO
 from foveal.policy import Policy, load_policy
 from foveal.rollout.local import LocalEngine
-from foveal.train.step import score
+from foveal.train.step import prepare, score
 from foveal.types import CLEAN, Group, Inputs, Sampling, ViewName
 from train_cases import PROBLEMS, TEMPERATURE, inputs_of, settings
 
@@ -87,3 +88,22 @@ def test_where_the_old_policy_is_scored_nothing_recorded_is_taken(
 ) -> None:
     score(inputs, policy, None, OBJECTIVE, settings())
     assert sum(rows for view, rows in calls if view == CLEAN) == len(inputs.lengths)
+
+
+@pytest.mark.parametrize("entropies", [False, True])
+def test_without_a_picture_a_view_that_is_scored_alone_is_what_was_recorded(
+    policy: Policy, inputs: Inputs, calls: list[tuple[ViewName, int]], entropies: bool
+) -> None:
+    objective = VPPO()
+    assert CLEAN not in objective.score_views
+    given = inputs if entropies else replace(inputs, sampled_entropies=None)
+    scores = score(given, policy, None, objective, SAMPLED)
+    blind = torch.tensor([not len(inputs.prompts[p].grids) for p in inputs.prompt_index.tolist()])
+    assert 0 < int(blind.sum()) < len(blind)
+    removed = scores.views["removed"]
+    assert removed.logprobs[blind].equal(scores.old_logprobs[blind].to(removed.logprobs))
+    assert removed.entropy[blind].isfinite().all()
+    assert calls == [("removed", int((~blind).sum() if entropies else len(blind)))]
+    # All tokens depend on the picture alike, so all are kept; differences of rounding would be ranked.
+    kept = prepare(given, scores, objective).selections["visual_tokens"]
+    assert kept[blind].equal(inputs.completion_mask[blind])

@@ -90,8 +90,7 @@ class Policy(nn.Module):
         size = inputs.completion_ids.shape
         chosen = torch.arange(size[0]) if rows is None else rows.nonzero()[:, 0].cpu()
         if len(chosen) == 0:
-            nothing = torch.zeros(size, device=inputs.completion_ids.device)
-            return TokenStats(logprobs=nothing, entropy=nothing, log_probs_at=_nothing_chosen)
+            return self._nothing(inputs.completion_ids)
         row = packing.pack(
             inputs,
             chosen,
@@ -127,6 +126,20 @@ class Policy(nn.Module):
             entropy=empty.index_copy(0, places, entropy).view(size),
             log_probs_at=log_probs_at,
         )
+
+    def _nothing(self, completion_ids: Tensor) -> TokenStats:
+        """Of no completion: zeros [B T]."""
+        words = len(self.family.head(self.model)[0])
+        nothing = torch.zeros(completion_ids.shape, device=completion_ids.device)
+
+        def log_probs_at(mask: Tensor) -> Tensor:
+            if bool(mask.any()):
+                raise FovealError(
+                    "log_probs_at was called on a view of which no completion was run; check Objective.rows"
+                )
+            return nothing.new_zeros(0, words)
+
+        return TokenStats(logprobs=nothing, entropy=nothing, log_probs_at=log_probs_at)
 
     def _states(self, inputs: Inputs, view: ViewName, row: packing.PackedRow) -> Tensor:
         """Hidden states [S, H] of a packed row."""
@@ -235,12 +248,6 @@ class Policy(nn.Module):
             source = self.processor.folder / name
             if source.is_file() and source.resolve() != (folder / name).resolve():
                 shutil.copyfile(source, folder / name)
-
-
-def _nothing_chosen(mask: Tensor) -> Tensor:
-    raise FovealError(
-        "log_probs_at was called on a view of which no completion was run; check Objective.rows"
-    )
 
 
 def load_policy(

@@ -10,7 +10,7 @@ from foveal.config import RunConfig
 from foveal.policy.model import Policy
 from foveal.rollout.local import LocalEngine
 from foveal.train.linears import choose_linears
-from foveal.train.measure import choose_attention, chosen_head, measure
+from foveal.train.measure import choose_attention, choose_threads, chosen_head
 
 
 def choose(
@@ -27,7 +27,8 @@ def choose(
 
     `longest`: tokens of the longest prompt. `recorded`: the choices of the run that goes on, where it does.
     """
-    found = dict(recorded or measure(threads=config.threads)) | {"decode": engine.decode}
+    found = dict(recorded or {}) | {"decode": engine.decode}
+    found |= choose_threads(config.threads, found, message=message)
     torch.set_num_threads(int(found["threads"]))
     found |= choose_attention(config, policy, longest=longest, recorded=found, message=message)
     found |= chosen_head(policy, message=message)

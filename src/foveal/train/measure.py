@@ -43,6 +43,19 @@ def measure(*, threads: int) -> dict[str, Any]:
     }
 
 
+def choose_threads(
+    configured: int, recorded: Mapping[str, Any], *, message: Callable[[str], None]
+) -> dict[str, Any]:
+    """The number of CPU threads, as `measure` tells it: the configured one (0 is none); else the one that was
+    measured before, where this machine has so many cores; else measured now."""
+    if configured == 0 and recorded.get("threads_chosen_by") == "probe":
+        known, cores = recorded["threads"], os.cpu_count() or 1
+        if 1 <= known <= cores:
+            return {"threads": known}
+        message(f"threads were {known}, and this machine has {cores} cores; measured again")
+    return measure(threads=configured)
+
+
 def choose_attention(
     config: RunConfig,
     policy: Policy,

@@ -68,39 +68,52 @@ def _score_views(
 ) -> dict[ViewName, ViewScores]:
     """The wanted completions (Bool [B]) of each view.
 
-    Without a picture every view is the clean one: its scores are taken over, so that differences between
-    views are exactly 0 there and not rounding.
+    Without a picture every view is the clean one: its scores are taken over, or where it is not scored what
+    was recorded, so that differences between views are exactly 0 there and not rounding.
     """
     blind = torch.tensor([not len(inputs.prompts[p].grids) for p in inputs.prompt_index.tolist()])
-    blind = blind.to(inputs.correct) & wanted.get(CLEAN, torch.zeros_like(inputs.correct))
+    blind = blind.to(inputs.correct)
+    clean = wanted.get(CLEAN, torch.zeros_like(inputs.correct))
     found: dict[ViewName, ViewScores] = {}
     for view in sorted(wanted, key=lambda name: name != CLEAN):
         rows = wanted[view]
         if view == CLEAN:
             found[view] = _score_clean(policy, inputs, rows, settings)
             continue
-        scores = _score_view(policy, inputs, view, rows & ~blind, settings)
-        taken = (rows & blind).nonzero()[:, 0]
-        if len(taken):
+        taken, recorded = rows & blind & clean, rows & blind & ~clean
+        whole = recorded & _entropies_recorded(inputs)
+        scores = _score_view(policy, inputs, view, rows & ~taken & ~whole, settings)
+        _take_recorded(scores, inputs, recorded, entropies=whole)
+        if bool(taken.any()):
             scores.logprobs[taken] = found[CLEAN].logprobs[taken]
             scores.entropy[taken] = found[CLEAN].entropy[taken]
         found[view] = replace(scores, rows=rows)
     return found
 
 
+def _entropies_recorded(inputs: Inputs) -> Tensor:
+    """Completions (Bool [B]) whose entropies the sampler recorded."""
+    entropies = inputs.sampled_entropies
+    return torch.zeros_like(inputs.correct) if entropies is None else entropies.isfinite().all(-1)
+
+
+def _take_recorded(scores: ViewScores, inputs: Inputs, rows: Tensor, *, entropies: Tensor) -> None:
+    """Put what was recorded of completions (Bool [B] each) in place of their scores."""
+    scores.logprobs[rows] = inputs.sampled_logprobs[rows].to(scores.logprobs)
+    if inputs.sampled_entropies is not None:
+        scores.entropy[entropies] = inputs.sampled_entropies[entropies].to(scores.entropy)
+
+
 def _score_clean(policy: Policy, inputs: Inputs, chosen: Tensor, settings: StepSettings) -> ViewScores:
     """Scores of the chosen completions (Bool [B]) on the clean pictures: what was recorded in sampling, where
     that may stand for the old policy and holds entropies too, needs no forward."""
-    entropies = inputs.sampled_entropies
     known = torch.zeros_like(chosen)
-    if entropies is not None and not settings.score_old:
-        known = chosen & entropies.isfinite().all(-1)
+    if not settings.score_old:
+        known = chosen & _entropies_recorded(inputs)
         if inputs.sampled_elsewhere is not None:
             known = known & ~inputs.sampled_elsewhere
     scores = _score_view(policy, inputs, CLEAN, chosen & ~known, settings)
-    if entropies is not None:
-        scores.logprobs[known] = inputs.sampled_logprobs[known].to(scores.logprobs)
-        scores.entropy[known] = entropies[known].to(scores.entropy)
+    _take_recorded(scores, inputs, known, entropies=known)
     return replace(scores, rows=chosen)
 
 
