@@ -1,7 +1,9 @@
 """The local sampler against the policy's own forward and against transformers' generate."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -327,3 +329,58 @@ def test_recorded_entropies_equal_those_of_the_forward(policy: Policy, temperatu
     wanted = policy(inputs, CLEAN, temperature=temperature).entropy
     assert ((wanted - inputs.sampled_entropies) * inputs.completion_mask).abs().max() <= 5e-6
     assert float(wanted.max()) > 1
+
+
+@pytest.fixture
+def caches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Tokens of the keys of each cache."""
+    found: list[int] = []
+    of = DecodeCache.of.__func__  # type: ignore[attr-defined]
+
+    def made(cls: type, *args: Any, **given: Any) -> DecodeCache:
+        cache: DecodeCache = of(cls, *args, **given)
+        keys, own = cache.prefix[0][0], cache.own[0][0]
+        found.append(cache.groups * (keys.shape[2] + own.shape[2] * own.shape[3]))
+        return cache
+
+    monkeypatch.setattr(DecodeCache, "of", classmethod(made))
+    return found
+
+
+@pytest.mark.parametrize(("row_tokens", "parts"), [(1, 4), (28, 2), (60, 1), (1000, 1)])
+def test_keys_held_at_once_are_bounded_and_change_no_token(
+    policy: Policy, caches: list[int], row_tokens: int, parts: int
+) -> None:
+    wanted = draw(policy, entropies=True)
+    caches.clear()
+    found = draw(policy, entropies=True, row_tokens=row_tokens)
+    assert tokens(found) == tokens(wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert one.sampled_logprobs == pytest.approx(other.sampled_logprobs, abs=1e-5)
+            assert one.sampled_entropies == pytest.approx(other.sampled_entropies, abs=1e-5)
+    assert len(caches) == parts
+    single = max(len(policy.processor.encode(of).prompt.token_ids) for of in ALL) + 3 * 16
+    assert max(caches) <= max(local.KEYS_PER_ROW_TOKEN * row_tokens, single)
+
+
+def test_prompts_are_held_for_a_step_that_fits_over_all_its_calls(policy: Policy) -> None:
+    size = sum(len(policy.processor.encode(of).prompt.token_ids) + 3 * 16 for of in ALL)
+    draw(policy, ALL[:2], hold_tokens=size)
+    assert policy.held.tokens > 0
+    draw(policy, ALL[2:], hold_tokens=size)
+    assert [p.problem_id for row in policy.held.rows for p in row.prompts] == [of.id for of in ALL]
+    before = policy.held.tokens
+    draw(policy, ALL[:1], hold_tokens=size)
+    assert policy.held.tokens == before
+    policy.held.clear()
+    draw(policy, ALL[:2], hold_tokens=size)
+    assert policy.held.tokens > 0
+    policy.held.clear()
+
+
+def test_a_problem_that_is_twice_in_a_step_keeps_the_prompt_of_each(policy: Policy) -> None:
+    twice = (ONE, replace(ONE))
+    first = [policy.processor.encode(of) for of in twice]
+    assert first[0] is not first[1]
+    assert all(policy.processor.encode(of) is found for of, found in zip(twice, first, strict=True))

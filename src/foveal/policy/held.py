@@ -66,6 +66,8 @@ class HeldPrompts:
 
     model: nn.Module
     rows: list[HeldRow] = field(default_factory=list)
+    reserved: int = 0
+    """Tokens of the packed row that is to be run over what is held: prompts and longest completions."""
     _version: int = -1
 
     def add(self, row: HeldRow) -> None:
@@ -78,6 +80,7 @@ class HeldPrompts:
     def clear(self) -> None:
         """Let everything go."""
         self.rows.clear()
+        self.reserved = 0
 
     @property
     def tokens(self) -> int:

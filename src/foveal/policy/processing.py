@@ -76,7 +76,8 @@ class Processor:
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end_ids[0]
         )
         self._banned = tuple(self.tokenizer.convert_ids_to_tokens(list(family.banned_token_ids())))
-        self._cache: OrderedDict[str, tuple[Problem, Encoded]] = OrderedDict()
+        # By object: a step may hold a problem twice, and what is held or perturbed of each is its own.
+        self._cache: OrderedDict[int, tuple[Problem, Encoded]] = OrderedDict()
         self._cached_bytes = 0
         self._least = 1
 
@@ -91,13 +92,13 @@ class Processor:
         `pictures`: what `pixels` gives for them, where it was made beforehand.
         Raises: FovealError, when the text holds placeholders of its own.
         """
-        kept = self._cache.pop(problem.id, None)
+        kept = self._cache.pop(id(problem), None)
         if kept is not None:
             self._cached_bytes -= kept[1].pixels.nbytes
-        if kept is None or kept[0] is not problem:
+        else:
             pixels, grids = pictures or self.pixels(problem.images)
             kept = problem, Encoded(prompt=self.prompt(problem, grids), pixels=pixels)
-        self._cache[problem.id] = kept
+        self._cache[id(problem)] = kept
         self._cached_bytes += kept[1].pixels.nbytes
         while len(self._cache) > self._least and (
             len(self._cache) > CACHED_PROBLEMS or self._cached_bytes > CACHED_BYTES

@@ -15,12 +15,17 @@ from foveal.ranges import PREFILL, SAMPLING, spanned
 from foveal.rollout.draw import Draw
 from foveal.rollout.fixed import decode_fixed
 from foveal.rollout.graphs import CudaGraphs, decode_way
-from foveal.rollout.rows import Batch, Record, decode, feeding
+from foveal.rollout.rows import Batch, Feed, Record, decode, feeding
 from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
 
 HELD_ROW_TOKENS = 512
 """Prompt tokens of a row that is held for the update: it is left out of the backward where the update needs
 none of its prompts, and shorter rows would only cost calls."""
+
+KEYS_PER_ROW_TOKEN = 8
+"""Tokens of keys and values that are held at once for each token of a micro-batch's row: in the graph of a
+row a token takes some ten times what its keys take, and more without gradient checkpointing. So what sampling
+holds is bounded as the update is, and not by the prompts of a step."""
 
 
 class LocalEngine:
@@ -67,14 +72,50 @@ class LocalEngine:
     def _generate(
         self, problems: Sequence[Problem], sampling: Sampling, key: Key, view: ViewName
     ) -> list[tuple[Completion, ...]]:
-        policy, g = self.policy, sampling.group_size
+        policy, longest = self.policy, sampling.group_size * sampling.max_new_tokens
         encoded = [policy.processor.encode(problem) for problem in problems]
+        prompts = [len(item.prompt.token_ids) for item in encoded]
+        reserved = policy.held.reserved + sum(prompts) + len(problems) * longest
+        hold = view == CLEAN and reserved <= sampling.hold_tokens
+        g = sampling.group_size
+        record = Record(
+            len(problems) * g,
+            sampling.max_new_tokens,
+            entropies=sampling.entropies,
+            device=policy.device,
+        )
+        draw = Draw(policy, sampling)
+        feed = feeding(policy, policy.family.decoder(policy.model, policy.linears))
+        for part in _batches(prompts, behind=longest, most=KEYS_PER_ROW_TOKEN * sampling.row_tokens):
+            rows = torch.arange(part.start * g, part.stop * g, device=policy.device)
+            # Not bound to a name: no part's keys are to stand beside the next one's.
+            self._decode(
+                record,
+                *self._batch(rows, problems[part], encoded[part], sampling, key, hold=hold),
+                draw=draw,
+                feed=feed,
+            )
+        if hold:
+            policy.held.reserved = reserved
+        return self._completions(record, group_size=g, view=view)
+
+    def _batch(
+        self,
+        rows: Tensor,
+        problems: Sequence[Problem],
+        encoded: Sequence[Encoded],
+        sampling: Sampling,
+        key: Key,
+        *,
+        hold: bool,
+    ) -> tuple[Batch, Tensor]:
+        """The completions of problems whose keys are held at once, with their rows (Int [B]) of the record,
+        and the states [B, H] that predict their first tokens."""
+        policy, g = self.policy, sampling.group_size
         prompt_lengths = tuple(len(item.prompt.token_ids) for item in encoded)
-        whole = policy.held.tokens + sum(prompt_lengths) + len(problems) * g * sampling.max_new_tokens
-        hold = view == CLEAN and whole <= sampling.hold_tokens
         most = min(HELD_ROW_TOKENS, sampling.row_tokens) if hold else sampling.row_tokens
-        parts = _parts(prompt_lengths, most=most)
-        states, captured = _prefill(policy, [encoded[part] for part in parts], hold=hold)
+        parts = [encoded[part] for part in _parts(prompt_lengths, most=most)]
+        states, captured = _prefill(policy, parts, hold=hold)
         kind = FixedCache if self.decode == "graph" else DecodeCache
         cache = kind.of(
             captured,
@@ -83,27 +124,24 @@ class LocalEngine:
             length=sampling.max_new_tokens,
             windows=policy.family.windows,
         )
-        device, rows = states.device, len(problems) * g
-        first = torch.tensor([item.prompt.next_position for item in encoded], device=device)
-        record = Record(rows, sampling.max_new_tokens, entropies=sampling.entropies, device=device)
+        first = torch.tensor([item.prompt.next_position for item in encoded], device=states.device)
         batch = Batch(
             cache=cache,
-            rows=torch.arange(rows, device=device),
+            rows=rows,
             position=first.repeat_interleave(g),
             noise=self._noise(problems, sampling, key),
-            running=~record.ended,
+            running=torch.ones_like(rows, dtype=torch.bool),
         )
-        draw = Draw(policy, sampling)
-        feed = feeding(policy, policy.family.decoder(policy.model, policy.linears))
-        states = states.repeat_interleave(g, 0)
-        if self.decode == "graph":
-            graphs = CudaGraphs(device)
-            decode_fixed(record, batch, states, draw=draw, feed=feed, graphs=graphs)
-            if graphs.fault is not None:
-                self._go_on_eagerly(graphs.fault)
-        else:
+        return batch, states.repeat_interleave(g, 0)
+
+    def _decode(self, record: Record, batch: Batch, states: Tensor, *, draw: Draw, feed: Feed) -> None:
+        if self.decode != "graph":
             decode(record, batch, states, draw=draw, feed=feed)
-        return self._completions(record, problems=len(problems), group_size=g, view=view)
+            return
+        graphs = CudaGraphs(states.device)
+        decode_fixed(record, batch, states, draw=draw, feed=feed, graphs=graphs)
+        if graphs.fault is not None:
+            self._go_on_eagerly(graphs.fault)
 
     def _go_on_eagerly(self, fault: str) -> None:
         self.decode = "eager"
@@ -126,7 +164,7 @@ class LocalEngine:
         return torch.from_numpy(np.stack(drawn)).to(self.policy.device)
 
     def _completions(
-        self, record: Record, *, problems: int, group_size: int, view: ViewName
+        self, record: Record, *, group_size: int, view: ViewName
     ) -> list[tuple[Completion, ...]]:
         all_ids, all_logprobs = record.ids.tolist(), record.logprobs.tolist()
         all_entropies = None if record.entropies is None else record.entropies.tolist()
@@ -145,7 +183,7 @@ class LocalEngine:
                     view=view,
                 )
             )
-        return [tuple(found[n * group_size : (n + 1) * group_size]) for n in range(problems)]
+        return [tuple(found[n : n + group_size]) for n in range(0, len(found), group_size)]
 
 
 @spanned(PREFILL)
@@ -165,6 +203,19 @@ def _prefill(
         for layer in parts[0][1]
     }
     return torch.cat([states for states, _ in parts]), joined
+
+
+def _batches(prompts: Sequence[int], *, behind: int, most: int) -> list[slice]:
+    """Neighbouring prompts, each padded to the longest of its part and with so many tokens of completions
+    `behind` it, that hold at most `most` tokens together; one that holds more is a part of its own."""
+    found, start, longest = list[slice](), 0, 0
+    for index, length in enumerate(prompts):
+        padded = max(longest, length)
+        if index > start and (index + 1 - start) * (padded + behind) > most:
+            found.append(slice(start, index))
+            start, padded = index, length
+        longest = padded
+    return [*found, slice(start, len(prompts))]
 
 
 def _parts(lengths: Sequence[int], *, most: int) -> list[slice]:
