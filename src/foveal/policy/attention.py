@@ -7,7 +7,7 @@ attention, so that `generate` works.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, Protocol, cast
 
@@ -116,8 +116,9 @@ class PackedLayout:
     merged by log-sum-exp (`foveal.policy.merge`): no mask, no pair of tokens that cannot see each other is
     multiplied but where causality halves it, prompt keys are never copied for a completion. By the CPU's
     flash kernels, CUDA's (16-bit numbers), or plain torch.
-    `dense`: one masked call, which needs memory with the square of the row: the reference of the tests, and
-    what layers take whose window is shorter than a sequence of the row.
+    `dense`: one masked call, which needs memory with the square of the row: the reference of the tests.
+    Layers whose window is shorter than a sequence of the row make a masked call for each prompt with its
+    completions, which needs memory with the square of these.
 
     `completion_lengths` are the tokens that are fed (the last token of a completion predicts nothing),
     grouped by prompt: `completion_prompts` must not decrease.
@@ -203,18 +204,68 @@ class PackedLayout:
             self.captured[layer] = key[:, :, :size], value[:, :, :size]
         held = None if self.prompts is None else self.prompts[layer]
         window = self._window(layer)
-        if self.path == "dense" or window is not None:
+        if window is not None:
+            return self._by_group(query, key, value, held, scale, window)
+        if self.path == "dense":
             if held is not None:
                 key, value = (torch.cat(pair, dim=2) for pair in zip(held, (key, value), strict=True))
-            repeat = query.shape[1] // key.shape[1]
-            key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
-            mask = self.mask(window)
-            return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
+            return _masked(query, key, value, self.mask(), scale)
         query, key, value = _by_token(query), _by_token(key), _by_token(value)
         prompts = None if held is None else (_by_token(held[0]), _by_token(held[1]))
         kernel = KERNELS[self.path]
         output = merge.attend(query, key, value, self.parts, scale, kernel=kernel, prompts=prompts)
         return output.transpose(0, 1)[None]
+
+    def _by_group(
+        self, query: Tensor, key: Tensor, value: Tensor, held: KeysValues | None, scale: float, window: int
+    ) -> Tensor:
+        """As `attend`, each prompt with its completions by itself."""
+        found = []
+        for place, group, prompt in self._groups:
+            keys, values = key[:, :, place], value[:, :, place]
+            if held is not None:
+                keys, values = (
+                    torch.cat([x[:, :, prompt], own], dim=2)
+                    for x, own in zip(held, (keys, values), strict=True)
+                )
+            found.append(_masked(query[:, :, place], keys, values, group.mask(window), scale))
+        return torch.cat(found, dim=2)[:, :, self._order]
+
+    @cached_property
+    def _groups(self) -> list[tuple[Tensor, "PackedLayout", slice]]:
+        """Of each prompt: places of the row (Int [S]), their layout alone, and the prompt among prompts."""
+        found, start, behind = [], 0, 0 if self.prompts is not None else self.prompt_size
+        for number, length in enumerate(self.prompt_lengths):
+            lengths = tuple(
+                n
+                for n, p in zip(self.completion_lengths, self.completion_prompts, strict=True)
+                if p == number
+            )
+            prompt = slice(start, start + length)
+            own = torch.arange(start, start + length if self.prompts is None else start, device=self.device)
+            place = torch.cat([own, torch.arange(behind, behind + sum(lengths), device=self.device)])
+            alone = replace(
+                self,
+                prompt_lengths=(length,),
+                completion_lengths=lengths,
+                completion_prompts=(0,) * len(lengths),
+                captured=None,
+            )
+            found.append((place, alone, prompt))
+            start, behind = start + length, behind + sum(lengths)
+        return found
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """Where each place of the row stands behind one another's groups."""
+        return torch.cat([place for place, _, _ in self._groups]).argsort()
+
+
+def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Attention [1, heads, S, d] under a mask."""
+    repeat = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
 
 
 def _by_token(x: Tensor) -> Tensor:
