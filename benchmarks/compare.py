@@ -17,13 +17,17 @@ import subprocess
 import sys
 from typing import Any
 
+import given
 import lines
 from spread import spread, verdict
 
 
 def last_line(command: list[str]) -> dict[str, Any]:
     """Run a command and read its last line of JSON."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SystemExit(f"{' '.join(command)} cannot be run: {error}") from error
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode != 0 or not lines:
         said = f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
@@ -44,7 +48,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--runs", type=given.count, default=5)
     parser.add_argument("--key", default="cpu_seconds_per_step")
     parser.add_argument(
         "--bar",
@@ -53,7 +57,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         default=[],
         help="largest share of the peer that each command may cost",
     )
-    parser.add_argument("--json", help="append the result to this file")
+    parser.add_argument("--json", type=given.file, help="append the result to this file")
     parser.add_argument("commands", nargs=argparse.REMAINDER)
     found = parser.parse_args(words)
     if found.runs < 1:

@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import given
 import torch
 import transformers
 from gpu_head import HEAD_NUMBERS, HEADS, heads
@@ -66,25 +67,36 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=tuple(SHAPES), default="3b")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--prompts", type=int, help="of a step")
-    parser.add_argument("--group", type=int, default=8, help="completions a prompt; at least 2")
-    parser.add_argument("--visual-tokens", type=int, help="of each prompt's one picture; a square number")
-    parser.add_argument("--response", type=int, help="tokens of each completion")
-    parser.add_argument("--steps", type=int, help="measured, after one more")
+    parser.add_argument("--prompts", type=given.count, help="of a step")
+    parser.add_argument("--group", type=given.count, default=8, help="completions a prompt; at least 2")
     parser.add_argument(
-        "--micro-batch-tokens", type=int, default=20480, help="prompts are held where a step fits these"
+        "--visual-tokens", type=given.count, help="of each prompt's one picture; a square number"
+    )
+    parser.add_argument("--response", type=given.count, help="tokens of each completion")
+    parser.add_argument("--steps", type=given.count, help="measured, after one more")
+    parser.add_argument(
+        "--micro-batch-tokens",
+        type=given.count,
+        default=20480,
+        help="prompts are held where a step fits these",
     )
     parser.add_argument("--no-checkpointing", action="store_true", help="of activations, in the steps")
-    parser.add_argument("--longest", type=int, help="tokens at which the search for the longest stops")
-    parser.add_argument("--json", type=Path, help="where the numbers go")
+    parser.add_argument(
+        "--longest", type=given.count, help="tokens at which the search for the longest stops"
+    )
+    parser.add_argument("--json", type=lambda text: Path(given.file(text)), help="where the numbers go")
     found = parser.parse_args()
     for name, value in DEFAULTS[found.shape].items():
         if getattr(found, name) is None:
             setattr(found, name, value)
-    if found.visual_tokens < 1 or math.isqrt(found.visual_tokens) ** 2 != found.visual_tokens:
+    if math.isqrt(found.visual_tokens) ** 2 != found.visual_tokens:
         parser.error("--visual-tokens must be a square number")
-    if found.group < 2 or min(found.prompts, found.steps) < 1 or found.response < 8:
-        parser.error("expected --group of 2 or more, --response of 8 or more, --prompts and --steps of 1")
+    if found.group < 2 or found.response < 8:
+        parser.error("expected --group of 2 or more and --response of 8 or more")
+    try:
+        torch.device(found.device)
+    except RuntimeError as error:
+        parser.error(f"--device {found.device}: {str(error).splitlines()[0]}")
     if found.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {found.device}: this torch ({torch.__version__}) sees no CUDA device")
     return found

@@ -18,6 +18,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import given
 import lines
 
 MIB = 2**20
@@ -28,14 +29,14 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=[128, 512, 2048, 8192])
-    parser.add_argument("--words", type=int, default=151_936)
-    parser.add_argument("--width", type=int, default=64, help="of the hidden states")
+    parser.add_argument("--rows", type=given.count, nargs="+", default=[128, 512, 2048, 8192])
+    parser.add_argument("--words", type=given.count, default=151_936)
+    parser.add_argument("--width", type=given.count, default=64, help="of the hidden states")
     parser.add_argument(
         "--ways", nargs="+", choices=("plain", "compiled", "whole"), default=["plain", "whole"]
     )
-    parser.add_argument("--most", type=int, default=512, help="rows of `whole`")
-    parser.add_argument("--json", help="also append the line to this file")
+    parser.add_argument("--most", type=given.count, default=512, help="rows of `whole`")
+    parser.add_argument("--json", type=given.file, help="also append the line to this file")
     found = parser.parse_args(words)
     if min(*found.rows, found.words, found.width) < 1 or len(set(found.rows)) < 2:
         parser.error("expected --words, --width and at least two different --rows, all above 0")

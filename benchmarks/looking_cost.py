@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flops
+import given
 import lines
 import workload
 from spread import spread, verdict
@@ -41,19 +42,19 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, help="Qwen2.5-VL folder")
-    parser.add_argument("--visual-tokens", type=int, default=16)
+    parser.add_argument("--visual-tokens", type=given.count, default=16)
     parser.add_argument("--response", default="64", help="tokens of each completion, or LOW..HIGH")
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--prompts", type=given.count, default=4)
+    parser.add_argument("--group", type=given.count, default=8)
     parser.add_argument("--gated", type=float, nargs="*", default=[0.125, 0.5, 1.0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--micro-batch-tokens", type=int, default=1 << 20)
+    parser.add_argument("--rounds", type=given.count, default=7)
+    parser.add_argument("--micro-batch-tokens", type=given.count, default=1 << 20)
     parser.add_argument(
         "--prompts-again", action="store_true", help="hold no prompts from sampling for the update"
     )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", help="also append the result to this file")
+    parser.add_argument("--threads", type=given.count, default=1)
+    parser.add_argument("--seed", type=given.natural, default=0)
+    parser.add_argument("--json", type=given.file, help="also append the result to this file")
     found = parser.parse_args(words)
     if found.rounds < 1:
         parser.error(f"--rounds is {found.rounds}; expected at least 1")

@@ -18,17 +18,21 @@ import tempfile
 import time
 from collections.abc import Callable
 
+import given
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--sides", type=int, nargs="+", default=[336, 1024], help="pixels of square pictures")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument(
+        "--sides", type=given.count, nargs="+", default=[336, 1024], help="pixels of square pictures"
+    )
+    parser.add_argument("--rounds", type=given.count, default=7)
     parser.add_argument("--least", type=float, default=0.1, help="CPU seconds of a perturbation in a round")
     parser.add_argument("--only", nargs="*", help="names of rows; default: all")
     parser.add_argument("--saliency", action="store_true", help="measure DINOv2's map too (slow)")
-    parser.add_argument("--json", help="also write the numbers to this file")
+    parser.add_argument("--json", type=given.file, help="also write the numbers to this file")
     return parser.parse_args()
 
 

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import given
 import workload
 from spread import spread
 
@@ -28,14 +29,14 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, help="Qwen2.5-VL folder")
-    parser.add_argument("--side", type=int, default=448, help="pixels of a picture's side")
-    parser.add_argument("--response", type=int, default=64, help="tokens of each completion")
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=3, help="of a round")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--side", type=given.count, default=448, help="pixels of a picture's side")
+    parser.add_argument("--response", type=given.count, default=64, help="tokens of each completion")
+    parser.add_argument("--prompts", type=given.count, default=4)
+    parser.add_argument("--group", type=given.count, default=8)
+    parser.add_argument("--workers", type=given.natural, nargs="+", default=[0, 1])
+    parser.add_argument("--rounds", type=given.count, default=5)
+    parser.add_argument("--steps", type=given.count, default=3, help="of a round")
+    parser.add_argument("--threads", type=given.count, default=1)
     return parser.parse_args(words)
 
 

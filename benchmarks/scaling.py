@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import given
 import lines
 from compare import last_line
 
@@ -35,9 +36,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         required=True,
         choices=("prompts", "response", "visual-tokens", "group", "micro-batch-tokens"),
     )
-    parser.add_argument("--values", type=int, nargs="+", required=True)
-    parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--json", help="append the result to this file")
+    parser.add_argument("--values", type=given.count, nargs="+", required=True)
+    parser.add_argument("--rounds", type=given.count, default=1)
+    parser.add_argument("--json", type=given.file, help="append the result to this file")
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments of step_cost.py")
     found = parser.parse_args(words)
     found.rest = found.rest[1:] if found.rest[:1] == ["--"] else found.rest

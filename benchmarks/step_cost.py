@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import flops
+import given
 import lines
 import meters
 import workload
@@ -32,18 +33,18 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--checkpoint", required=True, help="Qwen2.5-VL folder")
     parser.add_argument(
-        "--visual-tokens", type=int, default=16, help="of each prompt's one picture; a square number"
+        "--visual-tokens", type=given.count, default=16, help="of each prompt's one picture; a square number"
     )
     parser.add_argument("--response", default="64", help="tokens of each completion, or LOW..HIGH")
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--group", type=int, default=8)
+    parser.add_argument("--prompts", type=given.count, default=4)
+    parser.add_argument("--group", type=given.count, default=8)
     parser.add_argument("--objective", choices=workload.OBJECTIVES, default="grpo")
     parser.add_argument(
         "--gated", type=float, help="share of completions with a positive advantage; 1 turns CPPO's gate off"
     )
-    parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--warmup", type=int, default=1, help="steps left out of the medians")
-    parser.add_argument("--micro-batch-tokens", type=int, default=1 << 20)
+    parser.add_argument("--steps", type=given.count, default=6)
+    parser.add_argument("--warmup", type=given.natural, default=1, help="steps left out of the medians")
+    parser.add_argument("--micro-batch-tokens", type=given.count, default=1 << 20)
     parser.add_argument("--view-graphs", choices=("auto", "together", "apart"), default="auto")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
     parser.add_argument(
@@ -55,9 +56,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         "--linears", choices=("torch", "onednn", "auto"), default="torch", help="as [model] linears of a run"
     )
     parser.add_argument("--flops", action="store_true", help="count FLOPs in one more step")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", help="also append the line to this file")
+    parser.add_argument("--threads", type=given.count, default=1)
+    parser.add_argument("--seed", type=given.natural, default=0)
+    parser.add_argument("--json", type=given.file, help="also append the line to this file")
     found = parser.parse_args(words)
     if not 0 <= found.warmup < found.steps:
         parser.error(f"--warmup is {found.warmup}; expected fewer than --steps, {found.steps}")

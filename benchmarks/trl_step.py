@@ -24,6 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import given
 import lines
 import workload
 
@@ -35,19 +36,21 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, help="Qwen2.5-VL folder")
-    parser.add_argument("--visual-tokens", type=int, default=16, help="a square number")
-    parser.add_argument("--response", type=int, default=64, help="tokens of each completion")
-    parser.add_argument("--prompts", type=int, default=4)
-    parser.add_argument("--group", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--warmup", type=int, default=1, help="steps left out of the medians")
+    parser.add_argument("--visual-tokens", type=given.count, default=16, help="a square number")
+    parser.add_argument("--response", type=given.count, default=64, help="tokens of each completion")
+    parser.add_argument("--prompts", type=given.count, default=4)
+    parser.add_argument("--group", type=given.count, default=8)
+    parser.add_argument("--steps", type=given.count, default=3)
+    parser.add_argument("--warmup", type=given.natural, default=1, help="steps left out of the medians")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", help="also append the line to this file")
+    parser.add_argument("--threads", type=given.count, default=1)
+    parser.add_argument("--seed", type=given.natural, default=0)
+    parser.add_argument("--json", type=given.file, help="also append the line to this file")
     found = parser.parse_args(words)
     if not 0 <= found.warmup < found.steps:
         parser.error(f"--warmup is {found.warmup}; expected fewer than --steps, {found.steps}")
+    if found.group < 2:
+        parser.error(f"--group is {found.group}; expected at least 2")
     if not (Path(found.checkpoint) / "config.json").is_file():
         parser.error(f"--checkpoint {found.checkpoint}: no config.json there; expected a model folder")
     try:
@@ -55,6 +58,15 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     except ValueError as error:
         parser.error(str(error))
     return found
+
+
+def require_environment() -> None:
+    """Ends with what is missing."""
+    missing = [name for name in ("trl", "transformers", "datasets") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SystemExit(
+            f"{sys.executable} has no {' and no '.join(missing)}; see --help for the environment"
+        )
 
 
 def rewarded(completions: list[Any], **given: object) -> list[float]:
@@ -171,6 +183,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(words: list[str] | None = None) -> None:
     args = arguments(words)
+    require_environment()
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(args.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     lines.end(measure(args), args.json)

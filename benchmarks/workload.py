@@ -26,11 +26,6 @@ def settle(threads: int) -> None:
 
 def resolve(found: argparse.Namespace, parser: argparse.ArgumentParser, *, shares: Sequence[float]) -> None:
     """Check the sizes that were asked for, and add `side` and `limits` to them."""
-    for name in ("prompts", "group", "threads", "micro_batch_tokens"):
-        if getattr(found, name) < 1:
-            parser.error(
-                f"--{name.replace('_', '-')} is {getattr(found, name)}; expected a whole number above 0"
-            )
     try:
         found.side = side_of(found.visual_tokens)
         found.limits = length_range(found.response)

@@ -153,7 +153,7 @@ def test_small_micro_batches_cost_prompts_again(tiny_folder: Path, plain: dict[s
         (("--visual-tokens", "5"), "--visual-tokens is 5; expected a square number"),
         (("--response", "9..8"), "--response is '9..8'; expected a length of at least 1, or LOW..HIGH"),
         (("--response", "many"), "--response is 'many'; expected a length of at least 1, or LOW..HIGH"),
-        (("--prompts", "0"), "--prompts is 0; expected a whole number above 0"),
+        (("--prompts", "0"), "argument --prompts: 0; expected a whole number above 0"),
         (("--response", "0"), "--response is '0'; expected a length of at least 1, or LOW..HIGH"),
         (("--gated", "0.05"), "--gated 0.05 is 0.4 of a group of 8; expected at least 1 completion"),
         (("--warmup", "6"), "--warmup is 6; expected fewer than --steps, 6"),
