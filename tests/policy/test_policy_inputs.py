@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -175,10 +176,24 @@ def test_kept_patches_stay_within_their_bytes(processor: Processor, monkeypatch:
     size = processor.encode(ONE).pixels.nbytes
     monkeypatch.setattr(processing, "CACHED_BYTES", 2 * size)
     first = processor.encode(ONE)
-    for name in ("b", "c"):
-        processor.encode(problem(name, ONE.question, (112, 112)))
+    others = [problem(name, ONE.question, (112, 112)) for name in ("b", "c")]
+    for other in others:
+        processor.encode(other)
     assert processor.encode(ONE) is not first
     assert sum(encoded.pixels.nbytes for _, encoded in processor._cache.values()) <= 2 * size
+    assert processor._cached_bytes == 2 * size
+
+
+def test_patches_are_kept_no_longer_than_their_problem(processor: Processor) -> None:
+    before = processor._cached_bytes
+    passing = problem("passing", ONE.question, (112, 112))
+    size = processor.encode(passing).pixels.nbytes
+    assert processor._cached_bytes == before + size
+    alive = weakref.ref(passing)
+    del passing
+    assert alive() is None
+    kept = processor.encode(TALL)
+    assert processor._cached_bytes == before + kept.pixels.nbytes
 
 
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|video_pad|>"])

@@ -20,7 +20,7 @@ from foveal.config import dump, load
 from foveal.policy import checkpoint as checkpoints
 from foveal.policy.checkpoint import clean_checkpoints, latest_checkpoint, recover
 from foveal.spec import FovealError
-from foveal.train import choices, loop, record
+from foveal.train import loop, measure, record
 from foveal.train.record import RunFolder, read_lines
 from run_cases import STEPS, Command, differences, lines, world_config, world_table, write_toml
 
@@ -382,7 +382,8 @@ def test_pictures_of_problems_with_like_names_have_files_of_their_own() -> None:
 
 
 def test_measured_choice_is_reused(half: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices, "measure", lambda **given: 1 / 0)
+    for probe in ("_probe", "fastest_path"):
+        monkeypatch.setattr(measure, probe, lambda *given, **more: 1 / 0)
     resume(half)
     assert (
         json.loads((half / "measured.json").read_text()).items()

@@ -221,44 +221,58 @@ class PackedLayout:
     ) -> Tensor:
         """As `attend`, each prompt with its completions by itself."""
         found = []
-        for place, group, prompt in self._groups:
-            keys, values = key[:, :, place], value[:, :, place]
+        for group in self._groups:
+            keys, values = key[:, :, group.places], value[:, :, group.places]
             if held is not None:
                 keys, values = (
-                    torch.cat([x[:, :, prompt], own], dim=2)
+                    torch.cat([x[:, :, group.prompt], own], dim=2)
                     for x, own in zip(held, (keys, values), strict=True)
                 )
-            found.append(_masked(query[:, :, place], keys, values, group.mask(window), scale))
+            mask = group.layout.mask(window)
+            found.append(_masked(query[:, :, group.places], keys, values, mask, scale))
         return torch.cat(found, dim=2)[:, :, self._order]
 
     @cached_property
-    def _groups(self) -> list[tuple[Tensor, "PackedLayout", slice]]:
-        """Of each prompt: places of the row (Int [S]), their layout alone, and the prompt among prompts."""
-        found, start, behind = [], 0, 0 if self.prompts is not None else self.prompt_size
+    def _groups(self) -> "list[_Group]":
+        found, prompt, behind = [], 0, 0 if self.prompts is not None else self.prompt_size
         for number, length in enumerate(self.prompt_lengths):
-            lengths = tuple(
-                n
-                for n, p in zip(self.completion_lengths, self.completion_prompts, strict=True)
-                if p == number
-            )
-            prompt = slice(start, start + length)
-            own = torch.arange(start, start + length if self.prompts is None else start, device=self.device)
-            place = torch.cat([own, torch.arange(behind, behind + sum(lengths), device=self.device)])
-            alone = replace(
+            pairs = zip(self.completion_lengths, self.completion_prompts, strict=True)
+            lengths = tuple(fed for fed, owner in pairs if owner == number)
+            in_row = length if self.prompts is None else 0
+            places = [*range(prompt, prompt + in_row), *range(behind, behind + sum(lengths))]
+            layout = replace(
                 self,
                 prompt_lengths=(length,),
                 completion_lengths=lengths,
                 completion_prompts=(0,) * len(lengths),
                 captured=None,
             )
-            found.append((place, alone, prompt))
-            start, behind = start + length, behind + sum(lengths)
+            found.append(
+                _Group(
+                    places=torch.tensor(places, dtype=torch.long, device=self.device),
+                    prompt=slice(prompt, prompt + length),
+                    layout=layout,
+                )
+            )
+            prompt, behind = prompt + length, behind + sum(lengths)
         return found
 
     @cached_property
     def _order(self) -> Tensor:
-        """Where each place of the row stands behind one another's groups."""
-        return torch.cat([place for place, _, _ in self._groups]).argsort()
+        """For each place of the row, where it is in what the groups give, one after another."""
+        return torch.cat([group.places for group in self._groups]).argsort()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Group:
+    """A prompt with its completions, as a part of a row."""
+
+    places: Tensor
+    """Their tokens in the row, Int [S]."""
+    prompt: slice
+    """The prompt's tokens among those of all prompts."""
+    layout: PackedLayout
+    """That of these tokens alone."""
 
 
 def _masked(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -5,6 +5,7 @@ and the PIL image processor of the folder, so a folder reads the same on every m
 """
 
 import json
+import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,8 +77,7 @@ class Processor:
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end_ids[0]
         )
         self._banned = tuple(self.tokenizer.convert_ids_to_tokens(list(family.banned_token_ids())))
-        # By object: a step may hold a problem twice, and what is held or perturbed of each is its own.
-        self._cache: OrderedDict[int, tuple[Problem, Encoded]] = OrderedDict()
+        self._cache: OrderedDict[int, tuple[weakref.ref[Problem], Encoded]] = OrderedDict()
         self._cached_bytes = 0
         self._least = 1
 
@@ -92,20 +92,25 @@ class Processor:
         `pictures`: what `pixels` gives for them, where it was made beforehand.
         Raises: FovealError, when the text holds placeholders of its own.
         """
-        kept = self._cache.pop(id(problem), None)
-        if kept is not None:
-            self._cached_bytes -= kept[1].pixels.nbytes
-        else:
+        # By object, for as long as it lives: a step may hold a problem twice, each with a prompt of its own.
+        kept = self._cache.get(id(problem))
+        found = None if kept is None or kept[0]() is not problem else kept[1]
+        if found is None:
             pixels, grids = pictures or self.pixels(problem.images)
-            kept = problem, Encoded(prompt=self.prompt(problem, grids), pixels=pixels)
-        self._cache[id(problem)] = kept
-        self._cached_bytes += kept[1].pixels.nbytes
+            found = Encoded(prompt=self.prompt(problem, grids), pixels=pixels)
+        for key in [key for key, (of, _) in self._cache.items() if of() is None or of() is problem]:
+            self._drop(key)
+        self._cache[id(problem)] = weakref.ref(problem), found
+        self._cached_bytes += found.pixels.nbytes
         while len(self._cache) > self._least and (
             len(self._cache) > CACHED_PROBLEMS or self._cached_bytes > CACHED_BYTES
         ):
-            _, (_, oldest) = self._cache.popitem(last=False)
-            self._cached_bytes -= oldest.pixels.nbytes
-        return kept[1]
+            self._drop(next(iter(self._cache)))
+        return found
+
+    def _drop(self, key: int) -> None:
+        _, found = self._cache.pop(key)
+        self._cached_bytes -= found.pixels.nbytes
 
     def prompt(self, problem: Problem, grids: Tensor) -> Prompt:
         """Token ids and positions of a problem whose pictures have these patch grids [images, 3]."""
