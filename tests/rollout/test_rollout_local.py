@@ -384,3 +384,27 @@ def test_a_problem_that_is_twice_in_a_step_keeps_the_prompt_of_each(policy: Poli
     first = [policy.processor.encode(of) for of in twice]
     assert first[0] is not first[1]
     assert all(policy.processor.encode(of) is found for of, found in zip(twice, first, strict=True))
+
+
+def test_only_running_rows_stay_and_their_keys_as_a_rectangle(policy: Policy) -> None:
+    keys = torch.randn(1, 2, 9, 4)
+    cache = DecodeCache.of({0: (keys, keys)}, (4, 3, 2), group_size=4, length=5)
+    every = torch.arange(12)
+    running = torch.zeros(12, dtype=torch.bool)
+    running[[0, 1, 3, 9]] = True
+    batch = rows.Batch(cache=cache, rows=every, position=10 * every, noise=None, running=running)
+    assert batch.left(0.3) is None
+    found = batch.left(0.9)
+    assert found is not None
+    places, left = found
+    assert places.tolist() == left.rows.tolist() == [0, 1, 3, 9]
+    assert left.position.tolist() == [0, 10, 30, 90] and left.running.all()
+    # Two groups by the three that run in the fuller; the other one's second is where its running one went.
+    assert (left.cache.groups, left.cache.group_size) == (2, 3)
+    assert left.cache.slots is not None
+    owners = (left.cache.slots // 3).tolist()
+    assert owners == [0, 0, 0, 1]
+    last = replace(left, running=torch.tensor([False, False, False, True])).left(0.9)
+    assert last is not None
+    assert last[0].tolist() == [3] and last[1].rows.tolist() == [9]
+    assert (last[1].cache.groups, last[1].cache.group_size, last[1].cache.slots) == (1, 1, None)

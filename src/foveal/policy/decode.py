@@ -61,7 +61,7 @@ class _Rows:
 
 @dataclass(kw_only=True)
 class DecodeCache:
-    """Keys and values of N prompts, each once, and of the B = N G completions after them.
+    """Keys and values of N prompts, each once, and of the N G completions after them.
 
     The completions of a prompt are adjacent. A layer's own keys lie as [N, kv_heads, G, T, d], so that
     queries over the prompt and over the completion itself are one matrix product each and no key is copied.
@@ -83,6 +83,8 @@ class DecodeCache:
     """[T], added to scores over own keys; None where all that are read are set."""
     windows: tuple[int | None, ...] = ()
     """How far each layer looks back, as `Family.windows`; empty where none is bounded."""
+    slots: Tensor | None = None
+    """Which of the N G completions are fed, Int [B]; None: all. Only attention runs on all of them then."""
 
     @classmethod
     def of(
@@ -131,6 +133,10 @@ class DecodeCache:
         """
         n, g, kv, width = self.groups, self.group_size, key.shape[1], key.shape[2]
         repeat = query.shape[1] // kv
+        if self.slots is not None:
+            query, key, value = (
+                x.new_zeros(n * g, *x.shape[1:]).index_copy_(0, self.slots, x) for x in (query, key, value)
+            )
         own_keys, own_values = (
             self._stored(x, new.view(n, g, kv, width).transpose(1, 2)).flatten(0, 2)
             for x, new in zip(self.own[layer], (key, value), strict=True)
@@ -150,7 +156,8 @@ class DecodeCache:
         from_prefix = torch.bmm(weights[..., :longest].view(n * kv, g * repeat, longest), prefix_values)
         output = torch.bmm(weights[..., longest:], own_values).add_(from_prefix.view(-1, repeat, width))
         output = output.view(n, kv, g, repeat, width).transpose(1, 2)
-        return output.reshape(n * g, kv * repeat, width)
+        output = output.reshape(n * g, kv * repeat, width)
+        return output if self.slots is None else output.index_select(0, self.slots)
 
     def _biases(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
         """What is added to scores over the prompt [N, 1, 1, 1, P] and over own keys [T]: -inf on what the new
@@ -195,6 +202,7 @@ class DecodeCache:
             prefix={layer: (k[groups], v[groups]) for layer, (k, v) in self.prefix.items()},
             prefix_bias=None if self.prefix_bias is None else self.prefix_bias[groups],
             lengths=self.lengths[groups],
+            slots=None,
             own={layer: (chosen(k), chosen(v)) for layer, (k, v) in self.own.items()},
         )
 

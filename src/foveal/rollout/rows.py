@@ -13,8 +13,9 @@ from foveal.ranges import DECODE, TEXT, span
 from foveal.rollout.draw import Draw, Drawn, nothing_can_be_sampled
 
 COMPACT_SHARE = 0.9
-"""Finished completions leave the batch once what must stay is at most this share of it. It stays a rectangle:
-groups with a running completion, by as many completions as run in the fullest of them."""
+"""Finished completions leave the batch once what must stay is at most this share of it. The keys stay a
+rectangle, and leave by the same rule: groups with a running completion, by as many completions as run in the
+fullest of them."""
 
 Feed = Callable[[Tensor, Tensor, DecodeCache], Tensor]
 """Runs tokens [B] at positions [B] through the text layers; their last hidden states [B, H]."""
@@ -56,7 +57,7 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """The completions that are still fed, whole groups of equal size."""
+    """The completions that are still fed: all of the cache, or its `slots`."""
 
     cache: DecodeCache
     rows: Int[Tensor, "B"]
@@ -81,6 +82,30 @@ class Batch:
             return None
         first = running[groups].int().argsort(dim=1, descending=True, stable=True)
         return groups, first[:, :fullest].sort(dim=1).values
+
+    def left(self, share: float) -> tuple[Tensor, "Batch"] | None:
+        """Places (Int [B]) of the running completions, and the batch of these; None while they are more than
+        `share` of it."""
+        alive = self.running.nonzero()[:, 0]
+        if len(alive) > share * len(self.running):
+            return None
+        size = self.cache.groups * self.cache.group_size
+        order = torch.arange(size, device=alive.device)
+        slots = (order if self.cache.slots is None else self.cache.slots)[alive]
+        whole = replace(self, running=torch.zeros_like(order, dtype=torch.bool).index_fill_(0, slots, True))
+        kept, cache = whole.still_needed(share), self.cache
+        if kept is not None:
+            cache, places = cache.keep(*kept), whole.places(*kept)
+            slots = torch.zeros_like(order).index_copy_(0, places, order[: len(places)])[slots]
+        full = len(slots) == cache.groups * cache.group_size
+        return alive, replace(
+            self,
+            cache=replace(cache, slots=None if full else slots),
+            rows=self.rows[alive],
+            position=self.position[alive],
+            noise=None if self.noise is None else self.noise[alive],
+            running=self.running[alive],
+        )
 
     def places(self, groups: Tensor, members: Tensor) -> Tensor:
         """Where members (Int [n, g]) of groups (Int [n]) are."""
@@ -117,11 +142,11 @@ def decode(record: Record, batch: Batch, states: Tensor, *, draw: Draw, feed: Fe
             batch = replace(batch, running=batch.running & ~over)
             if not bool(batch.running.any()):
                 break
-            kept = batch.still_needed(COMPACT_SHARE)
-            if kept is not None and step + 1 < size:
+            left = batch.left(COMPACT_SHARE)
+            if left is not None and step + 1 < size:
                 record.put(batch.rows, since, found)
                 found, since = [], step + 1
-                token, batch = token[batch.places(*kept)], batch.keep(*kept)
+                token, batch = token[left[0]], left[1]
         if step + 1 < size:
             batch.cache.step = step
             states = feed(token, batch.position + step, batch.cache)
