@@ -1,7 +1,8 @@
 """Multiplications of a step: what they must be, by a closed formula, and a counter of what they are.
 
 The floor of a GRPO step is each picture and prompt once for all completions of its group, in sampling and
-again in the update, and each completion token once. A multiply-add is 2 FLOPs. Only matrix products count,
+again in the update, and each completion token once. Of a prompt only its last token's state is read: the last
+layer makes keys and values of the others, and no more. A multiply-add is 2 FLOPs. Only matrix products count,
 as in torch's FlopCounterMode; attention over P tokens is P^2 pairs whether or not it is causal, since that is
 how kernels are counted, and its backward is five products for the forward's two, as in torch's own formulas:
 a flash kernel makes the probabilities again.
@@ -140,13 +141,16 @@ def _pieces(length: int, size: int) -> list[int]:
     return [min(size, length - start) for start in range(0, length, size)]
 
 
-def text(widths: Widths, *, positions: int, pairs: int) -> Work:
-    """The text layers on so many positions that look at so many pairs of tokens."""
+def text(widths: Widths, *, positions: int, pairs: int, read: int, read_pairs: int) -> Work:
+    """The text layers on so many positions, which look at so many pairs of tokens; `read` is the number of
+    states that the last layer gives, `read_pairs` the pairs that these look at."""
     queries, keys = widths.heads * widths.head, widths.kv_heads * widths.head
-    layer = widths.hidden * (2 * queries + 2 * keys) + 3 * widths.hidden * widths.inner
+    kept = widths.hidden * 2 * keys
+    rest = widths.hidden * 2 * queries + 3 * widths.hidden * widths.inner
+    before = widths.layers - 1
     return Work(
-        linear=2 * widths.layers * positions * layer,
-        attention=2 * ATTENTION_FORWARD * widths.layers * pairs * queries,
+        linear=2 * (widths.layers * positions * kept + (before * positions + read) * rest),
+        attention=2 * ATTENTION_FORWARD * (before * pairs + read_pairs) * queries,
     )
 
 
@@ -157,32 +161,34 @@ def head(widths: Widths, places: int) -> Work:
 
 def shared(widths: Widths, group: GroupShape) -> Work:
     """One pass over a group: its prompt once, each completion behind it, the head on completion tokens."""
-    pairs = group.prompt**2 + sum(fed * (group.prompt + fed) for fed in group.fed)
-    found = text(widths, positions=group.prompt + sum(group.fed), pairs=pairs)
+    found = prompt(widths, group)
+    fed = sum(group.fed)
+    pairs = sum(length * (group.prompt + length) for length in group.fed)
+    found += text(widths, positions=fed, pairs=pairs, read=fed, read_pairs=pairs)
+    return found + head(widths, sum(group.completions))
+
+
+def prompt(widths: Widths, group: GroupShape) -> Work:
+    """A group's prompt and its pictures."""
+    size = group.prompt
+    found = text(widths, positions=size, pairs=size**2, read=1, read_pairs=size)
     for grid in group.grids:
         found += vision(widths, grid)
-    return found + head(widths, sum(group.completions))
+    return found
 
 
 def prompts(widths: Widths, groups: Iterable[GroupShape]) -> int:
     """The forward of prompts and their pictures alone: what an update over held prompts does not do."""
-    total = 0
-    for group in groups:
-        found = text(widths, positions=group.prompt, pairs=group.prompt**2)
-        for grid in group.grids:
-            found += vision(widths, grid)
-        total += found.forward
-    return total
+    return sum(prompt(widths, group).forward for group in groups)
 
 
 def sampling(widths: Widths, groups: Iterable[GroupShape]) -> int:
     """Drawing the completions: the prompt once, then token by token over the keys so far."""
     total = 0
     for group in groups:
-        decoded = sum(fed * group.prompt + fed * (fed + 1) // 2 for fed in group.fed)
-        found = text(widths, positions=group.prompt + sum(group.fed), pairs=group.prompt**2 + decoded)
-        for grid in group.grids:
-            found += vision(widths, grid)
+        fed = sum(group.fed)
+        pairs = sum(length * group.prompt + length * (length + 1) // 2 for length in group.fed)
+        found = prompt(widths, group) + text(widths, positions=fed, pairs=pairs, read=fed, read_pairs=pairs)
         total += (found + head(widths, sum(group.completions))).forward
     return total
 

@@ -52,10 +52,11 @@ def test_frames_of_a_picture_do_not_see_each_other() -> None:
 def test_a_shared_pass_by_hand() -> None:
     group = GroupShape(prompt=7, grids=(), completions=(3, 1, 0))
     # A position in a layer: queries and output 8*12 each, keys and values 8*6 each, MLP 3 * 8*10: 528.
-    # 7 prompt tokens and 2 fed ones: 9 positions; pairs 7^2 of the prompt, 2*7 to it and 2*2 among the fed.
-    # The head: 4 completion tokens of 8 * 20.
-    linear = 2 * (2 * 9 * 528 + 4 * 160)
-    attention = 2 * 2 * 2 * 12 * (49 + 14 + 4)
+    # 7 prompt tokens and 2 fed ones: 9 positions in the first layer, and 3 in the second, the prompt's last
+    # and the fed: of the other 6 only keys and values, 96. Pairs in the first: 7^2 of the prompt, 2*7 to it
+    # and 2*2 among the fed; in the second, 7 of the prompt. The head: 4 completion tokens of 8 * 20.
+    linear = 2 * (9 * 528 + 3 * 528 + 6 * 96 + 4 * 160)
+    attention = 2 * 2 * 12 * ((49 + 14 + 4) + (7 + 14 + 4))
     assert flops.no_gradient_pass(HAND, [group]) == linear + attention
     assert flops.gradient_pass(HAND, [group]) == 3 * linear + attention + 5 * attention // 2
 
@@ -63,7 +64,8 @@ def test_a_shared_pass_by_hand() -> None:
 def test_sampling_by_hand() -> None:
     group = GroupShape(prompt=7, grids=(), completions=(3,))
     # The two fed tokens look at 7 + 1 and 7 + 2 keys.
-    linear, attention = 2 * (2 * 9 * 528 + 3 * 160), 2 * 2 * 2 * 12 * (49 + 8 + 9)
+    linear = 2 * (9 * 528 + 3 * 528 + 6 * 96 + 3 * 160)
+    attention = 2 * 2 * 12 * ((49 + 8 + 9) + (7 + 8 + 9))
     assert flops.sampling(HAND, [group]) == linear + attention
     assert flops.floor(HAND, [group]) == flops.sampling(HAND, [group]) + flops.gradient_pass(HAND, [group])
 

@@ -13,6 +13,7 @@ from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as modeling
 from foveal.policy import Policy, head, load_policy
 from foveal.policy import forward as packing
 from foveal.policy.attention import PackedLayout
+from foveal.policy.families.qwen2_5_vl_layer import rotate
 from foveal.policy.forward import micro_batches, pack
 from foveal.spec import FovealError
 from foveal.types import CLEAN
@@ -269,6 +270,63 @@ def test_split_attention_equals_dense_for_steep_scores_and_uneven_lengths(scale:
         assert one is not None and other is not None
         assert torch.isfinite(one).all()
         assert (one - other).norm() <= 1e-10 * max(1.0, float(other.norm()))
+
+
+@pytest.mark.parametrize("window", [None, 4, 11])
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("completions", [(2, 0, 7, 4, 1), (0, 0, 0, 0, 0)])
+def test_attention_of_the_tokens_that_are_read_is_that_of_the_whole_row(
+    path: str, window: int | None, completions: tuple[int, ...]
+) -> None:
+    where = layout(prompts=(3, 9, 1, 5), completions=completions, owners=(0, 0, 1, 1, 3))
+    where = replace(where, path=path, windows=(window,))  # type: ignore[arg-type]
+    reads = torch.tensor([2, 11, 12, 17, *range(18, 18 + sum(completions))])
+    assert where.reads is not None and torch.equal(where.reads, reads)
+    draw = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, 18 + sum(completions), 12, generator=draw, dtype=torch.float64)
+        for heads in (4, 2, 2)
+    )
+    weight = torch.randn(1, 4, len(reads), 12, generator=draw, dtype=torch.float64)
+    found = []
+    for read in (False, True):
+        leaves = [x.clone().requires_grad_() for x in (query, key, value)]
+        asked = leaves[0][:, :, reads] if read else leaves[0]
+        output = where.attend(0, asked, leaves[1], leaves[2], 0.3)
+        output = output if read else output[:, :, reads]
+        (output * weight).sum().backward()
+        found.append([output.detach(), *(leaf.grad for leaf in leaves)])
+    for one, other in zip(*found, strict=True):
+        assert one is not None and other is not None
+        assert (one - other).norm() <= 1e-12 * max(1.0, float(one.norm()))
+
+
+def test_of_the_last_layer_nothing_is_computed_that_is_not_read(policy: Policy) -> None:
+    inputs = batch(policy, *MIXED)
+    runs: list[int] = []
+    layers = policy.model.model.language_model.layers  # type: ignore[union-attr]
+    hooks = [
+        module.register_forward_pre_hook(lambda _, given: runs.append(given[0].shape[-2]))
+        for layer in (layers[0], layers[-1])
+        for module in (layer.self_attn.k_proj, layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp)
+    ]
+    shared(policy, inputs)
+    for hook in hooks:
+        hook.remove()
+    fed = int((inputs.lengths - 1).clamp(min=0).sum())
+    whole, read = fed + sum(len(prompt.token_ids) for prompt in inputs.prompts), fed + len(inputs.prompts)
+    assert runs == [whole, whole, whole, whole, whole, read, read, read]
+
+
+def test_a_rotation_is_the_librarys_and_its_gradient_the_rotation_back() -> None:
+    draw = torch.Generator().manual_seed(0)
+    x, angle = (torch.randn(*size, generator=draw, dtype=torch.float64) for size in ((5, 3, 8), (5, 4)))
+    cos, sin = (torch.cat([table, table], dim=-1) for table in (angle.cos(), angle.sin()))
+    wanted, _ = modeling.apply_rotary_pos_emb(x, x, cos, sin)
+    assert (rotate(x, cos[:, None], sin[:, None]) - wanted).abs().max() <= 1e-15
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos[:, None], sin[:, None]), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, cos[:, None], sin[:, None]), (x,))
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 90, 150, 10_000])

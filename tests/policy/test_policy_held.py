@@ -101,7 +101,7 @@ def test_held_prompts_are_exact_under_gradient_checkpointing(tiny_folder: Path, 
     policy.model.gradient_checkpointing_enable()  # type: ignore[operator]
     runs: list[int] = []
     layer = policy.model.model.language_model.layers[0]  # type: ignore[union-attr, index]
-    layer.mlp.register_forward_pre_hook(lambda _, given: runs.append(given[0].shape[1]))  # type: ignore[union-attr]
+    layer.mlp.register_forward_pre_hook(lambda _, given: runs.append(given[0].shape[-2]))  # type: ignore[union-attr]
     policy.eval()
     hold(policy, PROBLEMS)
     assert not policy.training

@@ -20,7 +20,7 @@ from transformers.masking_utils import sdpa_mask
 
 from foveal.policy import merge
 from foveal.policy.merge import KeysValues, RowParts
-from foveal.policy.segments import Flash, Kernel, Padded, Tiled
+from foveal.policy.segments import Flash, Kernel, Padded, Segments, Tiled
 
 SHARED = "foveal_shared"
 """Name under which the text model's attention is registered."""
@@ -36,8 +36,14 @@ KERNELS: Mapping[str, Kernel] = {"split": Padded(), "flash": Flash(), "tiled": T
 class Layout(Protocol):
     """Where the tokens of a row belong; computes attention for one layer."""
 
+    @property
+    def reads(self) -> Tensor | None:
+        """The tokens Int [R] of the row whose last hidden states are read; None: all."""
+        ...
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention [1, heads, S, d] of queries [1, heads, S, d] over keys and values [1, kv_heads, S, d]."""
+        """Attention [1, heads, S, d] of queries [1, heads, S, d] over keys and values [1, kv_heads, S, d]; or
+        [1, heads, R, d] of the queries of the tokens that are read."""
         ...
 
 
@@ -150,6 +156,15 @@ class PackedLayout:
         return sum(self.prompt_lengths)
 
     @cached_property
+    def reads(self) -> Tensor | None:
+        """Each prompt's last token and the completions: see `Layout.reads`."""
+        size = self.prompt_size
+        if self.prompts is not None or size == len(self.prompt_lengths):
+            return None
+        ends = torch.tensor(self.prompt_lengths, device=self.device).cumsum(0) - 1
+        return torch.cat([ends, torch.arange(size, size + sum(self.completion_lengths), device=self.device)])
+
+    @cached_property
     def parts(self) -> RowParts:
         """The row as two ragged calls."""
         return RowParts.of(
@@ -159,6 +174,20 @@ class PackedLayout:
             device=self.device,
             with_prompts=self.prompts is None,
         )
+
+    @cached_property
+    def _completions(self) -> "PackedLayout":
+        """That of the completions alone, whose prompts' keys are handed in."""
+        return replace(self, prompts={}, captured=None)
+
+    @cached_property
+    def _ends(self) -> RowParts:
+        """Each prompt's last token over its prompt."""
+        own, nothing = (
+            Segments(query_lengths=(1,) * len(keys), key_lengths=keys, causal=False, device=self.device)
+            for keys in (self.prompt_lengths, ())
+        )
+        return RowParts(own=own, prefix=nothing)
 
     def mask(self, window: int | None = None) -> Tensor:
         """Bool [1, 1, S, K], True where a token of the row may look in layers of a window; K counts the
@@ -198,26 +227,49 @@ class PackedLayout:
         return max((*self.prompt_lengths, *(self.prompt_lengths[p] + length for p, length in behind)))
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attention output [1, heads, S, d]."""
+        """See `Layout.attend`."""
         if self.captured is not None:
             size = self.prompt_size
             self.captured[layer] = key[:, :, :size], value[:, :, :size]
         held = None if self.prompts is None else self.prompts[layer]
         window = self._window(layer)
+        reads = self.reads if query.shape[2] < key.shape[2] else None
         if window is not None:
-            return self._by_group(query, key, value, held, scale, window)
+            return self._by_group(query, key, value, held, scale, window, reading=reads is not None)
         if self.path == "dense":
             if held is not None:
                 key, value = (torch.cat(pair, dim=2) for pair in zip(held, (key, value), strict=True))
-            return _masked(query, key, value, self.mask(), scale)
+            mask = self.mask() if reads is None else self.mask()[:, :, reads]
+            return _masked(query, key, value, mask, scale)
         query, key, value = _by_token(query), _by_token(key), _by_token(value)
         prompts = None if held is None else (_by_token(held[0]), _by_token(held[1]))
         kernel = KERNELS[self.path]
-        output = merge.attend(query, key, value, self.parts, scale, kernel=kernel, prompts=prompts)
+        if reads is None:
+            output = merge.attend(query, key, value, self.parts, scale, kernel=kernel, prompts=prompts)
+        else:
+            output = self._read(query, key, value, scale, kernel)
         return output.transpose(0, 1)[None]
 
+    def _read(self, query: Tensor, key: Tensor, value: Tensor, scale: float, kernel: Kernel) -> Tensor:
+        """Attention [R, heads, d] of the tokens that are read."""
+        n, size = len(self.prompt_lengths), self.prompt_size
+        prompts = key[:size], value[:size]
+        output = merge.attend(query[:n], *prompts, self._ends, scale, kernel=kernel)
+        if len(query) == n:
+            return output
+        rest, parts = (query[n:], key[size:], value[size:]), self._completions.parts
+        return torch.cat([output, merge.attend(*rest, parts, scale, kernel=kernel, prompts=prompts)])
+
     def _by_group(
-        self, query: Tensor, key: Tensor, value: Tensor, held: KeysValues | None, scale: float, window: int
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        held: KeysValues | None,
+        scale: float,
+        window: int,
+        *,
+        reading: bool,
     ) -> Tensor:
         """As `attend`, each prompt with its completions by itself."""
         found = []
@@ -228,18 +280,24 @@ class PackedLayout:
                     torch.cat([x[:, :, group.prompt], own], dim=2)
                     for x, own in zip(held, (keys, values), strict=True)
                 )
-            mask = group.layout.mask(window)
-            found.append(_masked(query[:, :, group.places], keys, values, mask, scale))
-        return torch.cat(found, dim=2)[:, :, self._order]
+            mask, places = group.layout.mask(window), group.places
+            if reading:
+                places, reads = group.read, group.layout.reads
+                mask = mask if reads is None else mask[:, :, reads]
+            found.append(_masked(query[:, :, places], keys, values, mask, scale))
+        order = torch.cat([group.read if reading else group.places for group in self._groups]).argsort()
+        return torch.cat(found, dim=2)[:, :, order]
 
     @cached_property
     def _groups(self) -> "list[_Group]":
+        n = len(self.prompt_lengths)
         found, prompt, behind = [], 0, 0 if self.prompts is not None else self.prompt_size
+        fed = n
         for number, length in enumerate(self.prompt_lengths):
             pairs = zip(self.completion_lengths, self.completion_prompts, strict=True)
             lengths = tuple(fed for fed, owner in pairs if owner == number)
             in_row = length if self.prompts is None else 0
-            places = [*range(prompt, prompt + in_row), *range(behind, behind + sum(lengths))]
+            own = sum(lengths)
             layout = replace(
                 self,
                 prompt_lengths=(length,),
@@ -249,18 +307,17 @@ class PackedLayout:
             )
             found.append(
                 _Group(
-                    places=torch.tensor(places, dtype=torch.long, device=self.device),
+                    places=self._places([*range(prompt, prompt + in_row), *range(behind, behind + own)]),
+                    read=self._places([number, *range(fed, fed + own)]),
                     prompt=slice(prompt, prompt + length),
                     layout=layout,
                 )
             )
-            prompt, behind = prompt + length, behind + sum(lengths)
+            prompt, behind, fed = prompt + length, behind + own, fed + own
         return found
 
-    @cached_property
-    def _order(self) -> Tensor:
-        """For each place of the row, where it is in what the groups give, one after another."""
-        return torch.cat([group.places for group in self._groups]).argsort()
+    def _places(self, places: list[int]) -> Tensor:
+        return torch.tensor(places, dtype=torch.long, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,6 +326,8 @@ class _Group:
 
     places: Tensor
     """Their tokens in the row, Int [S]."""
+    read: Tensor
+    """Those that are read, among all that are, Int [R]."""
     prompt: slice
     """The prompt's tokens among those of all prompts."""
     layout: PackedLayout

@@ -52,6 +52,7 @@ class _Rows:
     """The cache as the layout of a row [1, heads, B, d]."""
 
     cache: "DecodeCache"
+    reads: ClassVar[None] = None
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Attention output [1, heads, B, d]."""

@@ -14,9 +14,9 @@ from foveal.types import Inputs, Prompt, ViewName
 class PackedRow:
     """Completions as one ragged row with each prompt once, or without the prompts where these are held.
 
-    `predict` is, for each scored token, the place of the hidden state that predicts it: in the row, or, where
-    the prompts are held, in their states and the row behind them. `place` is its flat place in [B T]. The
-    last token of a completion predicts nothing and is not fed.
+    `predict` is, for each scored token, the place of the hidden state that predicts it among those that are
+    read: the last one of each prompt, then the completions'. `place` is its flat place in [B T]. The last
+    token of a completion predicts nothing and is not fed.
     """
 
     prompts: tuple[int, ...]
@@ -48,19 +48,19 @@ def pack(
     prompts = prompts_of(inputs, rows)
     device, width = inputs.completion_ids.device, inputs.completion_ids.shape[1]
     parts = _Parts(axes=inputs.prompts[0].position_ids.shape[0], device=device)
-    local: dict[int, tuple[int, int]] = {}
-    for index, prompt in enumerate(prompts):
-        if held is None:
+    if held is None:
+        for prompt in prompts:
             parts.add(inputs.prompts[prompt])
-        local[prompt] = index, index if held is not None else parts.size - 1
-    behind = 0 if held is None else len(prompts)
+    local = {prompt: index for index, prompt in enumerate(prompts)}
+    read = len(prompts)
     owners, lengths = inputs.prompt_index[rows].tolist(), inputs.lengths[rows].tolist()
     predict, place = [torch.zeros(0, dtype=torch.long)], [torch.zeros(0, dtype=torch.long)]
     for row, owner, length in zip(rows.tolist(), owners, lengths, strict=True):
         if length == 0:
             continue
-        predict.append(torch.tensor([local[owner][1]]))
-        predict.append(torch.arange(length - 1) + behind + parts.size)
+        predict.append(torch.tensor([local[owner]]))
+        predict.append(torch.arange(read, read + length - 1))
+        read += length - 1
         place.append(torch.arange(row * width, row * width + length))
         parts.feed(inputs.completion_ids[row, : length - 1], start=inputs.prompts[owner].next_position)
     flat = torch.cat(place).to(device)
@@ -72,7 +72,7 @@ def pack(
         layout=PackedLayout(
             prompt_lengths=tuple(len(inputs.prompts[p].token_ids) for p in prompts),
             completion_lengths=tuple(max(0, length - 1) for length in lengths),
-            completion_prompts=tuple(local[owner][0] for owner in owners),
+            completion_prompts=tuple(local[owner] for owner in owners),
             device=device,
             path=path,
             windows=windows,
@@ -93,19 +93,16 @@ class _Parts:
         self.token_ids = [torch.zeros(0, dtype=torch.long, device=device)]
         self.position_ids = [torch.zeros(axes, 0, dtype=torch.long)]
         self.image_mask = [torch.zeros(0, dtype=torch.bool)]
-        self.size = 0
 
     def add(self, prompt: Prompt) -> None:
         self.token_ids.append(prompt.token_ids.to(self.device))
         self.position_ids.append(prompt.position_ids)
         self.image_mask.append(prompt.image_mask)
-        self.size += len(prompt.token_ids)
 
     def feed(self, token_ids: Tensor, *, start: int) -> None:
         """Tokens of a completion, at positions from `start` on."""
         self.token_ids.append(token_ids)
         self.position_ids.append(torch.arange(start, start + len(token_ids)).expand(self.axes, -1))
-        self.size += len(token_ids)
 
 
 def pictures(inputs: Inputs, view: ViewName, prompts: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:

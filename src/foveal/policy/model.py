@@ -142,7 +142,7 @@ class Policy(nn.Module):
         return TokenStats(logprobs=nothing, entropy=nothing, log_probs_at=log_probs_at)
 
     def _states(self, inputs: Inputs, view: ViewName, row: packing.PackedRow) -> Tensor:
-        """Hidden states [S, H] of a packed row."""
+        """Hidden states [R, H] of what is read of a packed row, its prompts first."""
         if row.held is not None and len(row.token_ids) == 0:
             return row.held.states
         embeddings = self.family.embed(self.model, row.token_ids)
@@ -235,9 +235,7 @@ class Policy(nn.Module):
             features = self.features([(item.pixels, item.prompt.grids) for item in encoded])
             embeddings = embeddings.index_copy(0, places, features.to(embeddings.dtype))
         positions = torch.cat([p.position_ids for p in prompts], dim=1).to(device)
-        states = self._hidden(embeddings, positions, layout)
-        ends = torch.tensor(layout.prompt_lengths, device=device).cumsum(0) - 1
-        return states[ends], captured
+        return self._hidden(embeddings, positions, layout), captured
 
     def save(self, folder: Path) -> None:
         """Write a standard Hugging Face folder: weights, config, tokenizer and preprocessing files."""

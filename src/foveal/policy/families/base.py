@@ -58,7 +58,8 @@ class Family(Protocol):
         ...
 
     def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
-        """Last hidden states [S, H] of a packed row with embeddings [S, H] and positions [rows, S]."""
+        """Last hidden states [R, H] of the tokens that are read (`Layout.reads`) of a packed row with
+        embeddings [S, H] and positions [rows, S]."""
         ...
 
     def decoder(self, model: nn.Module, linears: Linears) -> Decoder:
