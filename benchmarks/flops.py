@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from foveal.policy.products import CHECKED
+
 BACKWARD = 2
 """A linear layer's backward: gradients of its input and of its weight, each one product."""
 
@@ -180,6 +182,14 @@ def prompt(widths: Widths, group: GroupShape) -> Work:
 def prompts(widths: Widths, groups: Iterable[GroupShape]) -> int:
     """The forward of prompts and their pictures alone: what an update over held prompts does not do."""
     return sum(prompt(widths, group).forward for group in groups)
+
+
+def recorded(widths: Widths, groups: Iterable[GroupShape]) -> int:
+    """What an update over recorded products does not do, if it runs these groups in one row: linear layers on
+    completion tokens, but for the few that check them."""
+    fed = sum(length for group in groups for length in group.fed)
+    saved = fed - min(CHECKED, fed)
+    return text(widths, positions=saved, pairs=0, read=saved, read_pairs=0).forward
 
 
 def sampling(widths: Widths, groups: Iterable[GroupShape]) -> int:

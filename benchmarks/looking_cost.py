@@ -52,6 +52,9 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--prompts-again", action="store_true", help="hold no prompts from sampling for the update"
     )
+    parser.add_argument(
+        "--products-again", action="store_true", help="take no products from sampling for the update"
+    )
     parser.add_argument("--threads", type=given.count, default=1)
     parser.add_argument("--seed", type=given.natural, default=0)
     parser.add_argument("--json", type=given.file, help="also append the result to this file")
@@ -80,6 +83,7 @@ class Bench:
             temperature=1.0,
             micro_batch_tokens=args.micro_batch_tokens,
             hold_prompts="never" if args.prompts_again else "auto",
+            hold_products="never" if args.products_again else "auto",
         )
         self.perturbations = workload.perturbations()
         self.problems = [workload.problem(i, args.side, args.seed) for i in range(args.prompts)]
@@ -253,7 +257,7 @@ def main(words: list[str] | None = None) -> None:
     rows = [row(method, seconds, products) for method in methods(gated)]
     show(rows)
     settings = ("checkpoint", "visual_tokens", "response", "prompts", "group", "threads", "rounds")
-    settings += ("prompts_again",)
+    settings += ("prompts_again", "products_again")
     lines.end(
         {
             "rows": rows,

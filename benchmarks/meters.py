@@ -96,7 +96,7 @@ def watching(policy: Any, phases: Phases) -> Iterator[None]:  # noqa: ANN401
         yield
 
 
-def _counted(decoder: Callable[..., Any], phases: Phases) -> Callable[..., Any]:
+def _counted(decoder: Any, phases: Phases) -> Callable[..., Any]:  # noqa: ANN401
     """A decoder that counts its rows, unless it runs the model's own layers, which are counted there."""
 
     def run(embeddings: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
@@ -107,6 +107,7 @@ def _counted(decoder: Callable[..., Any], phases: Phases) -> Callable[..., Any]:
         return found
 
     run.keeps_shapes = False  # type: ignore[attr-defined]
+    run.record = decoder.record  # type: ignore[attr-defined]
     return run
 
 

@@ -53,6 +53,12 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
         help="run the prompts again in the update, instead of holding their graph from sampling",
     )
     parser.add_argument(
+        "--products-again",
+        action="store_true",
+        help="make the linear layers' products of completions again in the update, instead of taking those "
+        "of sampling",
+    )
+    parser.add_argument(
         "--linears", choices=("torch", "onednn", "auto"), default="torch", help="as [model] linears of a run"
     )
     parser.add_argument("--flops", action="store_true", help="count FLOPs in one more step")
@@ -83,6 +89,9 @@ class Step:
     """FLOPs that each phase needs."""
     held: int
     """FLOPs of the update's prompts, which were held from sampling."""
+    recorded: int
+    """FLOPs of the update's products of completions, which were recorded in sampling, less those that check
+    them."""
 
 
 class Bench:
@@ -116,6 +125,7 @@ class Bench:
             micro_batch_tokens=args.micro_batch_tokens,
             view_graphs=args.view_graphs,
             hold_prompts="never" if args.prompts_again else "auto",
+            hold_products="never" if args.products_again else "auto",
         )
         # An end token is banned until after the last one, so that only the set length ends a completion.
         longest = args.limits[1]
@@ -132,7 +142,7 @@ class Bench:
         ]
         wanted = workload.lengths(args.limits, rows=args.prompts * args.group, seed=args.seed, step=number)
         self.phases.take()
-        self.held = 0
+        self.held = self.recorded = 0
         self.phases.flops = flops.counter() if count_flops else None
         seconds, wall = time.process_time(), time.perf_counter()
         with self.phases.flops or nullcontext():
@@ -151,6 +161,7 @@ class Bench:
             gated=None if gated is None else float(gated.float().mean()),
             floor=self._floor(inputs, gated),
             held=flops.prompts(self.widths, flops.group_shapes(inputs)) if self.held else 0,
+            recorded=flops.recorded(self.widths, flops.group_shapes(inputs)) if self.recorded else 0,
         )
 
     def _run(self, problems: list[Any], wanted: list[int], number: int) -> tuple[Any, Any]:
@@ -161,7 +172,7 @@ class Bench:
         with phases.phase("other"):
             with phases.phase("sample"), workload.ending_after(wanted):
                 drawn = self.engine.generate(problems, sampling=self.sampling, key=key)
-            self.held = self.policy.held.tokens
+            self.held, self.recorded = self.policy.held.tokens, len(self.policy.held.products)
             with phases.phase("reward"):
                 groups = [
                     workload.grade(of, found, gated=self.args.gated)
@@ -226,6 +237,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 "steps",
                 "checkpointing",
                 "prompts_again",
+                "products_again",
                 "view_graphs",
                 "micro_batch_tokens",
             )
@@ -249,6 +261,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "floor_flops": needed,
         "flops_over_floor": round(total / needed, 4) if total else None,
         "held_flops": last.held,
+        "recorded_flops": last.recorded,
         "flops_phases": {n: last.counted[f"flops/{n}"] for n in PHASES} if counted else None,
         "floor_phases": last.floor,
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

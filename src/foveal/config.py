@@ -141,6 +141,11 @@ class OptimizerConfig(Config):
     """Run prompts and their pictures once for sampling and the update: their graph is held while completions
     are drawn. "auto" does so where a step fits one row of `micro_batch_tokens` and views do not go apart
     (`view_graphs`), so that memory keeps its bound. Results are the same to rounding."""
+    hold_products: Literal["auto", "always", "never"] = "auto"
+    """Take what linear layers made of completions in sampling for the forward of the update, and compute only
+    the rest. "auto" does so where a step fits one row of `micro_batch_tokens`; never with gradient
+    checkpointing, which is there to keep nothing. Some rows of each product are made again and compared:
+    where these are further off than rounding, the step is made without. Results are the same to rounding."""
     view_graphs: Literal["auto", "together", "apart"] = "auto"
     """Hold the graphs of the update's views together, or one at a time ("apart": less memory, the same
     results; a forward without gradient more for each view beyond the first whose values are not known).

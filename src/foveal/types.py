@@ -360,6 +360,8 @@ class Sampling:
     hold_tokens: int = 0
     """Hold the graph of the prompts for the update of the same weights, where the engine can and prompts and
     completions together have at most so many tokens."""
+    product_tokens: int = 0
+    """As `hold_tokens`: keep the products of linear layers on completions."""
 
 
 class RolloutEngine(Protocol):

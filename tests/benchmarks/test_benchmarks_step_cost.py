@@ -11,7 +11,7 @@ from flops import GroupShape, Widths, floor, gradient_pass, no_gradient_pass
 
 SMALL = (
     *("--visual-tokens", "4", "--prompts", "2", "--group", "8", "--steps", "1", "--warmup", "0"),
-    *("--flops", "--prompts-again"),
+    *("--flops", "--prompts-again", "--products-again"),
 )
 
 
@@ -87,6 +87,20 @@ def test_held_prompts_are_run_and_counted_once(tiny_folder: Path, plain: dict[st
     assert found["flops_phases"]["backward"] == plain["flops_phases"]["backward"]
     assert plain["held_flops"] == 0 < found["held_flops"]
     assert found["flops"] == plain["flops"] - found["held_flops"] < found["floor_flops"]
+
+
+def test_products_are_made_and_counted_once(tiny_folder: Path, plain: dict[str, Any]) -> None:
+    words = [word for word in SMALL if word != "--products-again"]
+    found = step_cost.measure(
+        step_cost.arguments(["--checkpoint", str(tiny_folder), *words, "--response", "5"])
+    )
+    assert found["counts"] == plain["counts"]
+    assert found["floor_flops"] == plain["floor_flops"]
+    assert plain["recorded_flops"] == 0 < found["recorded_flops"]
+    assert plain["flops"] - found["flops"] == found["recorded_flops"]
+    for phase, spent in plain["flops_phases"].items():
+        saved = found["recorded_flops"] if phase == "update" else 0
+        assert found["flops_phases"][phase] == spent - saved
 
 
 def test_papo_adds_one_pass_without_gradient(tiny_folder: Path, plain: dict[str, Any]) -> None:

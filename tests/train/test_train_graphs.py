@@ -381,10 +381,14 @@ def test_the_sampler_keeps_what_saves_a_forward_and_no_graph_beside_views_that_g
         entropies=entropies,
         row_tokens=how.micro_batch_tokens,
         hold_tokens=held * how.micro_batch_tokens,
+        product_tokens=how.micro_batch_tokens,
     )
     scored = kept_for_update(plain, objective, replace(how, score_old=True, hold_prompts="always"))
     assert scored == replace(plain, row_tokens=how.micro_batch_tokens, hold_tokens=sys.maxsize)
-    assert kept_for_update(plain, objective, replace(how, hold_prompts="never")).hold_tokens == 0
+    never = kept_for_update(plain, objective, replace(how, hold_prompts="never", hold_products="never"))
+    assert never.hold_tokens == never.product_tokens == 0
+    always = kept_for_update(plain, objective, replace(how, hold_products="always"))
+    assert always.product_tokens == sys.maxsize
 
 
 def drop_leaves(patch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foveal.policy.attention import Layout
+from foveal.policy.products import ProductRecord
 
 
 class Decoder(Protocol):
@@ -17,6 +18,11 @@ class Decoder(Protocol):
     @property
     def keeps_shapes(self) -> bool:
         """Whether all of it can be recorded in a graph of the device: nothing waits for a value."""
+        ...
+
+    def record(self, rows: int, length: int) -> ProductRecord | None:
+        """Memory for its linear layers' products of so many completions, each fed at most `length` tokens;
+        None where these are no use to an update."""
         ...
 
     def __call__(self, embeddings: Tensor, positions: Tensor, cache: "DecodeCache") -> Tensor:
@@ -41,6 +47,9 @@ class LayerDecoder:
     """Rows of a position."""
 
     keeps_shapes: ClassVar[bool] = False
+
+    def record(self, rows: int, length: int) -> None:
+        """Nothing is recorded: layers that are not plain linear ones make their products themselves."""
 
     def __call__(self, embeddings: Tensor, positions: Tensor, cache: "DecodeCache") -> Tensor:
         """See `Decoder`."""
@@ -86,6 +95,10 @@ class DecodeCache:
     """How far each layer looks back, as `Family.windows`; empty where none is bounded."""
     slots: Tensor | None = None
     """Which of the N G completions are fed, Int [B]; None: all. Only attention runs on all of them then."""
+    products: ProductRecord | None = None
+    """Where products of linear layers are recorded, if at all."""
+    places: Tensor | None = None
+    """The new tokens' places there, Int [B]."""
 
     @classmethod
     def of(
@@ -159,6 +172,11 @@ class DecodeCache:
         output = output.view(n, kv, g, repeat, width).transpose(1, 2)
         output = output.reshape(n * g, kv * repeat, width)
         return output if self.slots is None else output.index_select(0, self.slots)
+
+    def note(self, layer: int, kind: str, made: Tensor) -> None:
+        """Record a layer's products [B, n] of the new tokens, if they are wanted."""
+        if self.products is not None and self.places is not None:
+            self.products.put(layer, kind, self.places, made)
 
     def _biases(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
         """What is added to scores over the prompt [N, 1, 1, 1, P] and over own keys [T]: -inf on what the new

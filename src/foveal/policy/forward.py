@@ -7,6 +7,7 @@ from torch import Tensor
 
 from foveal.policy.attention import AttentionPath, PackedLayout
 from foveal.policy.held import HeldPart
+from foveal.policy.products import ProductPart
 from foveal.types import Inputs, Prompt, ViewName
 
 
@@ -28,6 +29,7 @@ class PackedRow:
     targets: Tensor
     place: Tensor
     held: HeldPart | None
+    products: ProductPart | None
 
 
 def prompts_of(inputs: Inputs, rows: Tensor) -> tuple[int, ...]:
@@ -42,9 +44,10 @@ def pack(
     path: AttentionPath,
     windows: tuple[int | None, ...] = (),
     held: HeldPart | None = None,
+    products: ProductPart | None = None,
 ) -> PackedRow:
     """Lay the chosen completions (Int [K], grouped by prompt) out as `[p1 .. pn][c1 .. cK]`, or, with all
-    their prompts `held`, as `[c1 .. cK]`. `windows` as `Family.windows`."""
+    their prompts `held`, as `[c1 .. cK]`. `windows` as `Family.windows`; `products` of these completions."""
     prompts = prompts_of(inputs, rows)
     device, width = inputs.completion_ids.device, inputs.completion_ids.shape[1]
     parts = _Parts(axes=inputs.prompts[0].position_ids.shape[0], device=device)
@@ -82,6 +85,7 @@ def pack(
         targets=inputs.completion_ids.reshape(-1)[flat],
         place=flat,
         held=held,
+        products=products,
     )
 
 

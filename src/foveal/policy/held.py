@@ -1,13 +1,14 @@
-"""Prompts that were run with their graph for sampling, so that the update of the same weights need not run
-them again."""
+"""What sampling leaves for the update of the same weights: prompts that were run with their graph, and
+products of completions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from foveal.policy.merge import KeysValues
+from foveal.policy.products import ProductPart, ProductRecord
 from foveal.types import Prompt
 
 WORTH = 1.5
@@ -56,30 +57,65 @@ class HeldRow:
         return self.leaves[1 + 2 * number], self.leaves[2 + 2 * number]
 
 
-@dataclass(kw_only=True)
-class HeldPrompts:
-    """Rows of prompts held for one step, for as long as the weights stay.
+class HeldProducts:
+    """The products of a call's completions, each of which is known by its prompt, pictures and tokens."""
 
-    The gradient of what the update reads is gathered in the leaves, over all micro-batches; `backward` then
-    runs each row's graph once.
+    def __init__(
+        self,
+        record: ProductRecord,
+        prompts: Sequence[Prompt],
+        pixels: Sequence[Tensor],
+        tokens: Sequence[Sequence[int]],
+    ) -> None:
+        """`prompts`, `pixels`: of each completion, in the order of the record's rows."""
+        self.record = record
+        # Held with their keys: an id is one object's for as long as that lives.
+        self._given = tuple(prompts), tuple(pixels)
+        given = zip(prompts, pixels, tokens, strict=True)
+        self._rows = {(id(p), id(x), tuple(ids)): row for row, (p, x, ids) in enumerate(given)}
+
+    def places(self, prompt: Prompt, pixels: Tensor, tokens: Sequence[int]) -> range | None:
+        """Where the products of a completion's fed tokens are; None where it was not drawn."""
+        row = self._rows.get((id(prompt), id(pixels), tuple(tokens)))
+        if row is None:
+            return None
+        first = row * self.record.length
+        return range(first, first + len(tokens) - 1)
+
+
+@dataclass(kw_only=True)
+class Held:
+    """Rows of prompts, and products of completions, held for one step, for as long as the weights stay.
+
+    The gradient of what the update reads of prompts is gathered in the leaves, over all micro-batches;
+    `backward` then runs each row's graph once.
     """
 
     model: nn.Module
     rows: list[HeldRow] = field(default_factory=list)
+    products: list[HeldProducts] = field(default_factory=list)
     reserved: int = 0
     """Tokens of the packed row that is to be run over what is held: prompts and longest completions."""
+    gaps: list[Tensor] = field(default_factory=list)
+    """How far products that were used are off: `ProductPart.gaps`."""
+    uses: int = 1
+    """Packed rows of completions that are still to take products."""
     _version: int = -1
 
     def add(self, row: HeldRow) -> None:
         """Hold a row that has just run."""
-        if self.rows and self._version != self._weights():
-            self.clear()
+        self._renew()
         self.rows.append(row)
-        self._version = self._weights()
+
+    def add_products(self, products: HeldProducts) -> None:
+        """Hold what a call has just recorded."""
+        self._renew()
+        self.products.append(products)
 
     def clear(self) -> None:
         """Let everything go."""
         self.rows.clear()
+        self.products.clear()
         self.reserved = 0
 
     @property
@@ -100,13 +136,49 @@ class HeldPrompts:
             places.append(place)
         return HeldPart(places=tuple(places))
 
+    def find_products(
+        self, completions: Iterable[tuple[Prompt, Tensor, Sequence[int]]], *, device: torch.device
+    ) -> ProductPart | None:
+        """Products of the fed tokens of completions, given by their prompt, its pictures and their tokens;
+        None where one of them is not held, or weights have changed since. Counts as one of the `uses`."""
+        if not self.products or self._version != self._weights():
+            return None
+        found: list[tuple[ProductRecord, list[int]]] = []
+        for prompt, pixels, tokens in completions:
+            if len(tokens) < 2:
+                continue
+            given = ((one.record, one.places(prompt, pixels, tokens)) for one in self.products)
+            record, places = next(((r, p) for r, p in given if p is not None), (None, None))
+            if record is None or places is None:
+                return None
+            if not found or found[-1][0] is not record:
+                found.append((record, []))
+            found[-1][1].extend(places)
+        if not found:
+            return None
+        self.uses -= 1
+        if self.uses <= 0:
+            self.products.clear()
+        return ProductPart(
+            pieces=[(record, torch.tensor(places, device=device)) for record, places in found],
+            final=self.uses <= 0,
+        )
+
     def keep_if_worth(self, prompts: Sequence[Prompt]) -> None:
-        """Let everything go where so few of the prompts are needed that running these again is cheaper."""
+        """Let the prompts go where so few of them are needed that running these again is cheaper."""
         wanted = {id(prompt) for prompt in prompts}
         needed = sum(len(p.token_ids) for row in self.rows for p in row.prompts if id(p) in wanted)
         touched = sum(row.tokens for row in self.rows if any(id(p) in wanted for p in row.prompts))
         if touched >= WORTH * needed:
-            self.clear()
+            self.rows.clear()
+
+    def largest_gap(self) -> float | None:
+        """The largest of `gaps`, which are let go; NaN where one is; None where there are none."""
+        if not self.gaps:
+            return None
+        found = float(torch.stack(self.gaps).max())
+        self.gaps.clear()
+        return found
 
     def backward(self) -> None:
         """Add the gradient of the weights that goes through the held prompts, and let them go."""
@@ -122,6 +194,12 @@ class HeldPrompts:
                 if own is prompt and patches is pixels:
                     return row, index
         return None
+
+    def _renew(self) -> None:
+        """Nothing of other weights stays."""
+        if (self.rows or self.products) and self._version != self._weights():
+            self.clear()
+        self._version = self._weights()
 
     def _weights(self) -> int:
         """A number that grows with every change of a weight in place."""

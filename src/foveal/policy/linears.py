@@ -82,6 +82,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, linears: Linears) -> 
     return linears.product(x, weight, bias)
 
 
+def known_linear(module: nn.Linear, x: Tensor, known: Tensor, total: Tensor | None = None) -> Tensor:
+    """x W^T + b (+ total) [S, n] of x [S, k] by a plain layer, with gradients, where the last rows of what it
+    gives are known [K, n] already: only the others are made."""
+    linears: Linears = getattr(module, "linears", PLAIN)
+    chosen = linears if fits(x, module.weight, module.bias) else PLAIN
+    found: Tensor = _Known.apply(x, module.weight, module.bias, total, known, chosen)  # type: ignore[no-untyped-call]
+    return found
+
+
 def fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN's product of these is defined: plain float32 tensors on a CPU."""
     given = (x, weight) if bias is None else (x, weight, bias)
@@ -106,18 +115,41 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
-        x, weight = ctx.saved_tensors
-        # With create_graph autograd looks into this function, and oneDNN's product is opaque to it.
-        linears = PLAIN if torch.is_grad_enabled() else ctx.linears
-        rows = grad.reshape(-1, grad.shape[-1])
-        of_input = of_weight = of_bias = None
-        if weight is not None:
-            of_input = linears.grad_of_input(rows, weight).view(*grad.shape[:-1], weight.shape[1])
-        if x is not None:
-            of_weight = linears.grad_of_weight(rows, x.reshape(-1, x.shape[-1]))
-        if ctx.needs_input_grad[2]:
-            of_bias = rows.sum(0)
-        return of_input, of_weight, of_bias, None
+        return *_gradients(ctx, grad), None  # type: ignore[no-untyped-call]
+
+
+class _Known(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias, total, known, linears):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+        for_input, for_weight, *_ = ctx.needs_input_grad
+        ctx.save_for_backward(x if for_weight else None, weight if for_input else None)
+        ctx.linears = linears
+        first = len(x) - len(known)
+        if not first:
+            return known
+        made = linears.product(x[:first], weight, bias)
+        return torch.cat([made if total is None else made.add_(total[:first]), known])
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+        of_total = grad if ctx.needs_input_grad[3] else None
+        return *_gradients(ctx, grad), of_total, None, None  # type: ignore[no-untyped-call]
+
+
+def _gradients(ctx, grad):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Of the input, the weight and the bias."""
+    x, weight = ctx.saved_tensors
+    # With create_graph autograd looks into this function, and oneDNN's product is opaque to it.
+    linears = PLAIN if torch.is_grad_enabled() else ctx.linears
+    rows = grad.reshape(-1, grad.shape[-1])
+    of_input = of_weight = of_bias = None
+    if weight is not None:
+        of_input = linears.grad_of_input(rows, weight).view(*grad.shape[:-1], weight.shape[1])
+    if x is not None:
+        of_weight = linears.grad_of_weight(rows, x.reshape(-1, x.shape[-1]))
+    if ctx.needs_input_grad[2]:
+        of_bias = rows.sum(0)
+    return of_input, of_weight, of_bias
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

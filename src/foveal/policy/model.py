@@ -18,11 +18,12 @@ from foveal.policy.families import Family, family_of
 from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
 from foveal.policy.head_paths import HeadChoice, head_choice, require_head_name
-from foveal.policy.held import HeldPart, HeldPrompts, HeldRow
+from foveal.policy.held import Held, HeldPart, HeldRow
 from foveal.policy.linears import PLAIN, Linears, linears_of
 from foveal.policy.merge import KeysValues
 from foveal.policy.paths import attention_path, require_path_name
 from foveal.policy.processing import PROCESSOR_FILES, Encoded, Processor
+from foveal.policy.products import ProductPart
 from foveal.ranges import TEXT, VISION, mark_backward, span
 from foveal.spec import FovealError
 from foveal.types import CLEAN, Inputs, Prompt, TokenStats, ViewName
@@ -55,7 +56,7 @@ class Policy(nn.Module):
         self.family = family
         self.processor = processor
         self.attention_path: AttentionPath = path
-        self.held = HeldPrompts(model=model)
+        self.held = Held(model=model)
         self._head_setting = head
         self.linears = PLAIN
         self.reuse_features = True
@@ -97,8 +98,11 @@ class Policy(nn.Module):
             path=self.attention_path,
             windows=self.family.windows,
             held=self._held(inputs, view, chosen),
+            products=self._products(inputs, view, chosen),
         )
         states = self._states(inputs, view, row)
+        if row.products is not None:
+            self.held.gaps.extend(row.products.gaps)
         weight, bias = self.family.head(self.model)
         scored = states[row.predict]
         linears = self.linears
@@ -149,7 +153,7 @@ class Policy(nn.Module):
         if len(row.image_places):
             features = self.features(packing.pictures(inputs, view, row.prompts))
             embeddings = embeddings.index_copy(0, row.image_places, features.to(embeddings.dtype))
-        states = self._hidden(embeddings, row.position_ids, row.layout)
+        states = self._hidden(embeddings, row.position_ids, row.layout, row.products)
         return states if row.held is None else torch.cat([row.held.states, states])
 
     def _held(self, inputs: Inputs, view: ViewName, rows: Tensor) -> HeldPart | None:
@@ -160,9 +164,34 @@ class Policy(nn.Module):
         pixels = inputs.vision[view].pixels
         return self.held.find([inputs.prompts[p] for p in prompts], [pixels[p] for p in prompts])
 
-    def _hidden(self, embeddings: Tensor, positions: Tensor, layout: PackedLayout) -> Tensor:
+    def _products(self, inputs: Inputs, view: ViewName, rows: Tensor) -> ProductPart | None:
+        """What was recorded of these completions in sampling: under the clean view, for the update."""
+        device = self.device
+        if view != CLEAN or not self.held.products or not torch.is_grad_enabled():
+            return None
+        if torch.is_autocast_enabled(device.type) or self.checkpoints:
+            return None
+        pixels, prompts = inputs.vision[view].pixels, inputs.prompts
+        owners, lengths = inputs.prompt_index[rows].tolist(), inputs.lengths[rows].tolist()
+        tokens = inputs.completion_ids[rows].tolist()
+        given = zip(owners, lengths, tokens, strict=True)
+        completions = ((prompts[o], pixels[o], ids[:length]) for o, length, ids in given)
+        return self.held.find_products(completions, device=device)
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether layers are run again in the backward instead of keeping what it needs."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
+
+    def _hidden(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        layout: PackedLayout,
+        products: ProductPart | None = None,
+    ) -> Tensor:
         with span(TEXT):
-            states = self.family.hidden(self.model, embeddings, positions, layout)
+            states = self.family.hidden(self.model, embeddings, positions, layout, products)
         mark_backward(states, TEXT)
         return states
 

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from foveal.keys import Key, generator
 from foveal.policy.decode import DecodeCache, FixedCache
+from foveal.policy.held import HeldProducts
 from foveal.policy.model import Policy
 from foveal.policy.processing import Encoded
+from foveal.policy.products import ProductRecord
 from foveal.ranges import PREFILL, SAMPLING, spanned
 from foveal.rollout.draw import Draw
 from foveal.rollout.fixed import decode_fixed
@@ -77,6 +79,7 @@ class LocalEngine:
         prompts = [len(item.prompt.token_ids) for item in encoded]
         reserved = policy.held.reserved + sum(prompts) + len(problems) * longest
         hold = view == CLEAN and reserved <= sampling.hold_tokens
+        keep = view == CLEAN and reserved <= sampling.product_tokens and not policy.checkpoints
         g = sampling.group_size
         record = Record(
             len(problems) * g,
@@ -85,17 +88,21 @@ class LocalEngine:
             device=policy.device,
         )
         draw = Draw(policy, sampling)
-        feed = feeding(policy, policy.family.decoder(policy.model, policy.linears))
+        decoder = policy.family.decoder(policy.model, policy.linears)
+        products = decoder.record(len(problems) * g, sampling.max_new_tokens - 1) if keep else None
+        feed = feeding(policy, decoder)
         for part in _batches(prompts, behind=longest, most=KEYS_PER_ROW_TOKEN * sampling.row_tokens):
             rows = torch.arange(part.start * g, part.stop * g, device=policy.device)
             # Not bound to a name: no part's keys are to stand beside the next one's.
             self._decode(
                 record,
-                *self._batch(rows, problems[part], encoded[part], sampling, key, hold=hold),
+                *self._batch(rows, problems[part], encoded[part], sampling, key, products, hold=hold),
                 draw=draw,
                 feed=feed,
             )
-        if hold:
+        if products is not None:
+            policy.held.add_products(_held(products, encoded, record, group_size=g))
+        if hold or products is not None:
             policy.held.reserved = reserved
         return self._completions(record, group_size=g, view=view)
 
@@ -106,6 +113,7 @@ class LocalEngine:
         encoded: Sequence[Encoded],
         sampling: Sampling,
         key: Key,
+        products: ProductRecord | None,
         *,
         hold: bool,
     ) -> tuple[Batch, Tensor]:
@@ -124,6 +132,7 @@ class LocalEngine:
             length=sampling.max_new_tokens,
             windows=policy.family.windows,
         )
+        cache.products = products
         first = torch.tensor([item.prompt.next_position for item in encoded], device=states.device)
         batch = Batch(
             cache=cache,
@@ -203,6 +212,20 @@ def _prefill(
         for layer in parts[0][1]
     }
     return torch.cat([states for states, _ in parts]), joined
+
+
+def _held(
+    products: ProductRecord, encoded: Sequence[Encoded], record: Record, *, group_size: int
+) -> HeldProducts:
+    """The products of completions that have been drawn."""
+    each = [item for item in encoded for _ in range(group_size)]
+    drawn = zip(record.ids.tolist(), record.lengths.tolist(), strict=True)
+    return HeldProducts(
+        products,
+        [item.prompt for item in each],
+        [item.pixels for item in each],
+        [ids[:length] for ids, length in drawn],
+    )
 
 
 def _batches(prompts: Sequence[int], *, behind: int, most: int) -> list[slice]:

@@ -72,6 +72,12 @@ class Batch:
         """The numbers that the tokens of a place are drawn with."""
         return None if self.noise is None else self.noise[:, step]
 
+    def at(self, place: int | Tensor) -> None:
+        """Products of the tokens that are fed next belong to this place of each completion."""
+        products = self.cache.products
+        if products is not None:
+            self.cache.places = self.rows * products.length + place
+
     def still_needed(self, share: float) -> tuple[Tensor, Tensor] | None:
         """Groups (Int [n]) and, of each, as many members (Int [n, g]) as run in the fullest, the running ones
         among them; None while they are more than `share` of the batch."""
@@ -149,5 +155,6 @@ def decode(record: Record, batch: Batch, states: Tensor, *, draw: Draw, feed: Fe
                 token, batch = token[left[0]], left[1]
         if step + 1 < size:
             batch.cache.step = step
+            batch.at(step)
             states = feed(token, batch.position + step, batch.cache)
     record.put(batch.rows, since, found)

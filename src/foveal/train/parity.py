@@ -10,16 +10,22 @@ USUAL: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.5}
 sampler showed over 8,000 tokens of the shipped tiny model (1.1e-5 and 0.18)."""
 
 
+PRODUCT_GAPS: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.1}
+"""Relative L2 distance of recorded products from those that are made again, by the type of the weights."""
+
+
 def parity_limit(config: RunConfig) -> float:
     """Nats that a recorded value may be off: as configured, or the usual limit of the type."""
     return config.optimizer.parity_limit or USUAL[config.model.dtype]
 
 
-def parity_event(metrics: Mapping[str, float], *, step: int, limit: float) -> dict[str, Any]:
+def parity_event(
+    metrics: Mapping[str, float], *, step: int, limit: float, product_limit: float
+) -> dict[str, Any]:
     """What is written of the step that found it."""
-    names = ("sampler/parity_max", "sampler/entropy_parity_max")
+    names = ("sampler/parity_max", "sampler/entropy_parity_max", "sampler/product_gap_max")
     found = {name.partition("/")[2]: metrics[name] for name in names if name in metrics}
-    return {"step": step, **found, "limit": limit}
+    return {"step": step, **found, "limit": limit, "product_limit": product_limit}
 
 
 def parity_in_words(event: Mapping[str, Any]) -> str:
@@ -27,9 +33,13 @@ def parity_in_words(event: Mapping[str, Any]) -> str:
     said = f"log-probabilities recorded in sampling are up to {event['parity_max']:.3g} nats"
     if "entropy_parity_max" in event:
         said += f", entropies up to {event['entropy_parity_max']:.3g} nats,"
+    said += f" from the policy's; expected at most {event['limit']:g} (optimizer.parity_limit)"
+    gap = event.get("product_gap_max", 0.0)
+    if gap > event["product_limit"]:
+        said += f"; products of its linear layers are off by {gap:.3g} of their norm; expected at most "
+        said += f'{event["product_limit"]:g} (optimizer.hold_products = "never" does without them)'
     return (
-        f"step {event['step']}: {said} from the policy's; expected at most {event['limit']:g} "
-        f"(optimizer.parity_limit). The sampler is not the same model as the trainer. This step's update and "
-        f"all later ones use scored values, one more pass a step; find out why, or raise "
+        f"step {event['step']}: {said}. The sampler is not the same model as the trainer. This step's update "
+        f"and all later ones use scored values, one more pass a step; find out why, or raise "
         f'optimizer.parity_limit where so much is normal, or set optimizer.old_logprobs = "sampled"'
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from foveal.config import RunConfig
-from foveal.train.parity import parity_limit
+from foveal.train.parity import PRODUCT_GAPS, parity_limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +21,12 @@ class StepSettings:
     pictures."""
     hold_prompts: Literal["auto", "always", "never"] = "auto"
     """Hold the prompts' graph from sampling: `train.graphs.kept_for_update`."""
+    hold_products: Literal["auto", "always", "never"] = "auto"
+    """Take from sampling what linear layers made of completions."""
     parity_limit: float = math.inf
     """Nats that what the sampler recorded may be off, before nothing of it is used: `train_step`."""
+    product_gap_limit: float = math.inf
+    """The same for recorded products, as a relative L2 distance."""
     average_over: Literal["mini_batch", "micro_batch"] = "mini_batch"
     """What a term is averaged over; "micro_batch" takes the mean of micro-batch means, as the official codes
     do."""
@@ -36,6 +40,7 @@ class StepSettings:
     def of(cls, config: RunConfig) -> "StepSettings":
         """Those of a run."""
         optimizer = config.optimizer
+        trusted = optimizer.old_logprobs == "sampled"
         return cls(
             temperature=config.sampling.temperature,
             micro_batch_tokens=optimizer.micro_batch_tokens,
@@ -46,5 +51,7 @@ class StepSettings:
             skip_idle=optimizer.skip_idle,
             view_graphs=optimizer.view_graphs,
             hold_prompts=optimizer.hold_prompts,
-            parity_limit=math.inf if optimizer.old_logprobs == "sampled" else parity_limit(config),
+            hold_products=optimizer.hold_products,
+            parity_limit=math.inf if trusted else parity_limit(config),
+            product_gap_limit=math.inf if trusted else PRODUCT_GAPS[config.model.dtype],
         )

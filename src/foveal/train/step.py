@@ -155,8 +155,9 @@ def train_step(
     counted.
 
     What the sampler recorded is held against the first mini-batch's forward, before anything is updated.
-    Where it is further off than `parity_limit`, that gradient is thrown away and the step is made anew on
-    scored values. Completions of later mini-batches, and those that are not run, are not checked.
+    Where it is further off than `parity_limit`, or recorded products than `product_gap_limit`, that gradient
+    is thrown away and the step is made anew on scored values. Completions of later mini-batches, and those
+    that are not run, are not checked.
     """
     first, *later = mini_batch_rows(inputs, settings.mini_batches)
 
@@ -169,10 +170,13 @@ def train_step(
         return batch, tally
 
     batch, tally = begin(settings)
-    distrusted = not settings.score_old and tally.parity > settings.parity_limit
+    off = tally.parity > settings.parity_limit
+    off |= (tally.product_gap_max or 0.0) > settings.product_gap_limit
+    distrusted = not settings.score_old and off
     if distrusted:
-        settings = replace(settings, score_old=True)
+        settings, found = replace(settings, score_old=True), tally.product_gap_max
         batch, tally = begin(settings)
+        tally.product_gap(found)
     _update(policy, optimizer, settings, tally)
     for rows in later:
         zero_gradients(policy)

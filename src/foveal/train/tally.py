@@ -29,6 +29,7 @@ class Tally:
     ratio_max: float = 0.0
     parity_max: float = 0.0
     entropy_parity_max: float | None = None
+    product_gap_max: float | None = None
     skipped: int = 0
 
     @classmethod
@@ -82,6 +83,11 @@ class Tally:
             gap = _largest(clean.entropy - inputs.sampled_entropies, mask)
             self.entropy_parity_max = larger(self.entropy_parity_max or 0.0, float(gap))
 
+    def product_gap(self, found: float | None) -> None:
+        """Log how far recorded products were off, if any were used."""
+        if found is not None:
+            self.product_gap_max = larger(self.product_gap_max or 0.0, found)
+
     @property
     def parity(self) -> float:
         """The most that anything recorded by the sampler is off, nats; NaN where the policy is not finite."""
@@ -123,6 +129,8 @@ class Tally:
         }
         if self.entropy_parity_max is not None:
             found["sampler/entropy_parity_max"] = self.entropy_parity_max
+        if self.product_gap_max is not None:
+            found["sampler/product_gap_max"] = self.product_gap_max
         return found
 
 

@@ -32,6 +32,7 @@ def accumulate(
     policy.held.keep_if_worth(
         [mini.inputs.prompts[p] for part in parts for p in prompts_of(mini.inputs, part)]
     )
+    policy.held.uses = len(parts)
     for part in parts:
         batch = select(mini, part)
         counts, share = whole, 1.0
@@ -46,6 +47,6 @@ def accumulate(
             run_views(policy, micro, objective, settings, fresh=not tally.norms),
             places=rows[part],
         )
-    if policy.held.rows:
-        with span(BACKWARD):
-            policy.held.backward()
+    tally.product_gap(policy.held.largest_gap())
+    with span(BACKWARD):
+        policy.held.backward()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from foveal.policy.attention import Layout
 from foveal.policy.decode import Decoder
 from foveal.policy.linears import Linears
+from foveal.policy.products import ProductPart
 from foveal.spec import FovealError
 
 FAMILIES: Mapping[str, str] = {
@@ -57,9 +58,16 @@ class Family(Protocol):
         """Text token embeddings."""
         ...
 
-    def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+    def hidden(
+        self,
+        model: nn.Module,
+        embeddings: Tensor,
+        positions: Tensor,
+        layout: Layout,
+        products: ProductPart | None = None,
+    ) -> Tensor:
         """Last hidden states [R, H] of the tokens that are read (`Layout.reads`) of a packed row with
-        embeddings [S, H] and positions [rows, S]."""
+        embeddings [S, H] and positions [rows, S]. `products` were recorded by this family's decoder."""
         ...
 
     def decoder(self, model: nn.Module, linears: Linears) -> Decoder:

@@ -11,6 +11,7 @@ from foveal.policy.decode import Decoder, LayerDecoder
 from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
 from foveal.policy.families.qwen2_5_vl_layer import PackedLayer
 from foveal.policy.linears import PLAIN, Linears, linear, route
+from foveal.policy.products import ProductPart
 from foveal.spec import FovealError
 
 
@@ -83,7 +84,14 @@ class Qwen25VL:
         output: Tensor = model.get_input_embeddings()(token_ids)  # type: ignore[operator]
         return output
 
-    def hidden(self, model: nn.Module, embeddings: Tensor, positions: Tensor, layout: Layout) -> Tensor:
+    def hidden(
+        self,
+        model: nn.Module,
+        embeddings: Tensor,
+        positions: Tensor,
+        layout: Layout,
+        products: ProductPart | None = None,
+    ) -> Tensor:
         """The language model on one packed row; the layout replaces its masks."""
         text: Any = model.model.language_model  # type: ignore[union-attr]
         no_masks = dict.fromkeys(("full_attention", "sliding_attention"))
@@ -93,6 +101,7 @@ class Qwen25VL:
             attention_mask=no_masks,
             use_cache=False,
             layout=layout,
+            products=products,
         ).last_hidden_state[0]
         return output
 

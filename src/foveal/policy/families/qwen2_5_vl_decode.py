@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from foveal.policy.decode import DecodeCache
 from foveal.policy.linears import FixedLinear, Linears, plain_linear
+from foveal.policy.products import ProductRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class MergedDecoder:
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.width: int = config.hidden_size // self.heads
+        self.inner: int = config.intermediate_size
         self.epsilon: float = config.rms_norm_eps
         self.inverse: Tensor = text.rotary_emb.inv_freq
         self.rotary_scale: float = text.rotary_emb.attention_scaling
@@ -63,16 +65,37 @@ class MergedDecoder:
         states, size = embeddings, (embeddings.shape[-1],)
         for number, layer in enumerate(self.layers):
             found = F.rms_norm(states, size, layer.before, self.epsilon)
-            found = layer.qkv(found).view(-1, heads + 2 * kv, width)
+            found = layer.qkv(found)
+            cache.note(number, "qkv", found)
+            found = found.view(-1, heads + 2 * kv, width)
             turned = found[:, : heads + kv]
             swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
             turned = torch.addcmul(turned * cos, swapped, sin)
             found = cache.attend(number, turned[:, :heads], turned[:, heads:], found[:, heads + kv :])
             states = layer.out.added(states, found.view(len(states), -1))
+            cache.note(number, "attended", states)
             found = F.rms_norm(states, size, layer.after, self.epsilon)
-            gate, up = layer.gate_up(found).chunk(2, dim=-1)
+            found = layer.gate_up(found)
+            cache.note(number, "gate_up", found)
+            gate, up = found.chunk(2, dim=-1)
             states = layer.down.added(states, F.silu(gate).mul_(up))
+            cache.note(number, "output", states)
         return F.rms_norm(states, size, self.last, self.epsilon)
+
+    def record(self, rows: int, length: int) -> ProductRecord:
+        """See `foveal.policy.decode.Decoder`. `qkv`: queries (scaled), keys and values before they are
+        rotated; `gate_up`; `attended` and `output`: the states with attention's output, and the MLP's, added.
+        """
+        hidden = len(self.last)
+        qkv = (self.heads + 2 * self.kv_heads) * self.width
+        sizes = {"qkv": qkv, "attended": hidden, "gate_up": 2 * self.inner, "output": hidden}
+        layers = range(len(self.layers))
+        return ProductRecord(
+            {(layer, kind): size for layer in layers for kind, size in sizes.items()},
+            rows=rows,
+            length=length,
+            like=self.last.detach(),
+        )
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines [B, 1, d]: x turns to x cos + swapped(x) sin."""

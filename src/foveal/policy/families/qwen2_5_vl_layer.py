@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLDecoderLayer
 
 from foveal.policy.attention import Layout
+from foveal.policy.products import ProductPart
 
 
 class PackedLayer(Qwen2_5_VLDecoderLayer):  # type: ignore[no-untyped-call]
@@ -28,29 +29,72 @@ class PackedLayer(Qwen2_5_VLDecoderLayer):  # type: ignore[no-untyped-call]
         *args: Any,  # noqa: ANN401
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         layout: Layout | None = None,
+        products: ProductPart | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Tensor:
-        """The layer; without a layout the library's own forward, so that `generate` works."""
+        """The layer; without a layout the library's own forward, so that `generate` works.
+
+        `products`: what the sampler's decoder has made of the row's last tokens.
+        """
         if layout is None or position_embeddings is None:
             kwargs["position_embeddings"] = position_embeddings
             return super().forward(hidden_states, *args, **kwargs)
         attention: Any = self.self_attn
         number, width = attention.layer_idx, attention.head_dim
+        known = None if products is None else _Known(products, number, attention)
         last = number == attention.config.num_hidden_layers - 1
         reads = layout.reads if last else None
         cos, sin = (table[0, :, None] for table in position_embeddings)
         states = hidden_states[0]
         seen = self.input_layernorm(states)
-        key = rotate(attention.k_proj(seen).unflatten(-1, (-1, width)), cos, sin)
-        value = attention.v_proj(seen).unflatten(-1, (-1, width))
+        project = attention if known is None else known
+        key = rotate(project.k_proj(seen).unflatten(-1, (-1, width)), cos, sin)
+        value = project.v_proj(seen).unflatten(-1, (-1, width))
         if reads is not None:
             states, seen, cos, sin = (x.index_select(0, reads) for x in (states, seen, cos, sin))
-        query = rotate(attention.q_proj(seen).unflatten(-1, (-1, width)), cos, sin)
+        query = rotate(project.q_proj(seen).unflatten(-1, (-1, width)), cos, sin)
         query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value))
         found = layout.attend(number, query, key, value, attention.scaling)[0].transpose(0, 1).flatten(1)
+        if known is not None:
+            states = known.attended(found, states)
+            return known.output(self.mlp, self.post_attention_layernorm(states), states)[None]
         states = states + attention.o_proj(found)
         output: Tensor = states + self.mlp(self.post_attention_layernorm(states))
         return output[None]
+
+
+class _Known:
+    """A layer's linear layers, of whose products the last rows are known from `MergedDecoder`."""
+
+    def __init__(self, products: ProductPart, layer: int, attention: Any) -> None:  # noqa: ANN401
+        self.products, self.layer, self.attention = products, layer, attention
+        query, kv = attention.q_proj.out_features, attention.k_proj.out_features
+        query, self.key, self.value = torch.split(products.take(layer, "qkv"), [query, kv, kv], dim=-1)
+        self.query = query / attention.scaling
+
+    def q_proj(self, x: Tensor) -> Tensor:
+        """Queries."""
+        return self.products.linear(self.attention.q_proj, x, self.query)
+
+    def k_proj(self, x: Tensor) -> Tensor:
+        """Keys."""
+        return self.products.linear(self.attention.k_proj, x, self.key)
+
+    def v_proj(self, x: Tensor) -> Tensor:
+        """Values."""
+        return self.products.linear(self.attention.v_proj, x, self.value)
+
+    def attended(self, x: Tensor, states: Tensor) -> Tensor:
+        """The states with the output of attention added."""
+        known = self.products.take(self.layer, "attended")
+        return self.products.linear(self.attention.o_proj, x, known, states)
+
+    def output(self, mlp: Any, x: Tensor, states: Tensor) -> Tensor:  # noqa: ANN401
+        """The states with the output of the MLP added."""
+        gate, up = self.products.take(self.layer, "gate_up").chunk(2, dim=-1)
+        gate = self.products.linear(mlp.gate_proj, x, gate)
+        x = mlp.act_fn(gate) * self.products.linear(mlp.up_proj, x, up)
+        return self.products.linear(mlp.down_proj, x, self.products.take(self.layer, "output"), states)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,0 +1,405 @@
+"""Products recorded in sampling: the update over them equals the update that makes them again."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from foveal.data.collate import collate
+from foveal.objectives.cppo import CPPO
+from foveal.objectives.grpo import GRPO
+from foveal.objectives.papo import PAPO
+from foveal.perturbations.distort import Colour
+from foveal.perturbations.occlude import PatchMask
+from foveal.policy import Policy, load_policy
+from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
+from foveal.policy.forward import micro_batches
+from foveal.policy.linears import ONEDNN, PLAIN, Linears, known_linear
+from foveal.policy.products import CHECKED
+from foveal.rollout.fixed import decode_fixed
+from foveal.rollout.graphs import Unheld
+from foveal.rollout.local import LocalEngine
+from foveal.train.settings import StepSettings
+from foveal.train.step import train_step
+from foveal.types import CLEAN, Completion, Group, Inputs, Objective, Sampling
+from policy_cases import MIXED, Outcome, close, shared, update, windowed
+
+PATHS = ("split", "tiled", "dense")
+PROBLEMS = tuple(of for of, _ in MIXED)
+ENDING = Sampling(group_size=4, max_new_tokens=24, product_tokens=1 << 20, entropies=True)
+EQUAL = replace(ENDING, max_new_tokens=7, min_new_tokens=8)
+HELD = replace(ENDING, hold_tokens=1 << 20)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_folder: Path) -> Policy:
+    torch.set_num_threads(1)
+    return load_policy(str(tiny_folder))
+
+
+@pytest.fixture(autouse=True)
+def restore(policy: Policy) -> Iterator[None]:
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    yield
+    policy.attention_path = "split"
+    policy.use_linears(PLAIN)
+    policy.held.clear()
+    policy.held.gaps.clear()
+    policy.zero_grad()
+    policy.model.load_state_dict(before)
+
+
+@pytest.fixture
+def products(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Rows that linear layers of the text model multiply, in the forward."""
+    found: list[int] = []
+    run = Linears.product
+
+    def product(self: Linears, x: Tensor, *rest: Any) -> Tensor:
+        found.append(x.shape[0])
+        return run(self, x, *rest)
+
+    monkeypatch.setattr(Linears, "product", product)
+    return found
+
+
+def drawn(
+    policy: Policy, sampling: Sampling = ENDING, *, key: int = 1
+) -> tuple[Inputs, list[tuple[Completion, ...]]]:
+    """Completions that have just been sampled, as a batch."""
+    found = LocalEngine(policy).generate(PROBLEMS, sampling=sampling, key=(key,))
+    return gathered(policy, found), found
+
+
+def gathered(policy: Policy, found: Sequence[tuple[Completion, ...]]) -> Inputs:
+    groups = [
+        Group(
+            problem=of,
+            completions=completions,
+            rewards=tuple(float(n % 3) for n in range(len(completions))),
+            correct=(False,) * len(completions),
+        )
+        for of, completions in zip(PROBLEMS, found, strict=True)
+    ]
+    return collate(groups, processor=policy.processor, views=(CLEAN,), perturbations={}, key=(0,))
+
+
+def used(policy: Policy) -> bool:
+    """Whether products were taken since this was last asked, and all were right."""
+    gap = policy.held.largest_gap()
+    assert gap is None or gap < 1e-5
+    return gap is not None
+
+
+def again(policy: Policy, inputs: Inputs) -> Outcome:
+    """The outcome with everything made again."""
+    policy.held.clear()
+    return shared(policy, inputs)
+
+
+@pytest.mark.parametrize("linears", [PLAIN, ONEDNN], ids=["torch", "onednn"])
+@pytest.mark.parametrize("sampling", [ENDING, EQUAL, HELD], ids=["ending", "equal", "prompts_held"])
+@pytest.mark.parametrize("path", PATHS)
+def test_recorded_products_give_the_log_probs_and_gradients_of_making_them_again(
+    policy: Policy, path: str, sampling: Sampling, linears: Linears
+) -> None:
+    policy.attention_path = path  # type: ignore[assignment]
+    policy.use_linears(linears)
+    inputs, _ = drawn(policy, sampling)
+    assert sampling is EQUAL or len(set(inputs.lengths.tolist())) > 4
+    found = update(policy, inputs)
+    assert used(policy)
+    assert close(found, again(policy, inputs))
+    assert not used(policy)
+
+
+@pytest.mark.parametrize("window", [1, 9, 40])
+def test_layers_with_a_window_are_as_exact(tiny_folder: Path, tmp_path: Path, window: int) -> None:
+    policy = load_policy(str(windowed(tiny_folder, tmp_path / "model", window)))
+    inputs, _ = drawn(policy)
+    found = update(policy, inputs)
+    assert used(policy)
+    assert close(found, again(policy, inputs))
+
+
+def test_decoding_in_one_shape_records_the_same(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fixed(self: LocalEngine, record: Any, rows: Any, states: Any, **given: Any) -> None:
+        decode_fixed(record, rows, states, graphs=Unheld(), **given)
+
+    engine = LocalEngine(policy)
+    engine.decode = "graph"
+    monkeypatch.setattr(LocalEngine, "_decode", fixed)
+    inputs = gathered(policy, engine.generate(PROBLEMS, sampling=HELD, key=(1,)))
+    found = update(policy, inputs)
+    assert used(policy)
+    assert close(found, again(policy, inputs))
+
+
+def test_chosen_completions_in_any_micro_batches_are_exact(policy: Policy) -> None:
+    rows = torch.tensor([0, 2, 3, 5, 9, 10, 14])
+    for tokens in (60, 200, 1 << 20):
+        inputs, _ = drawn(policy)
+        parts = micro_batches(inputs, tokens=tokens, rows=rows)
+        policy.held.uses = len(parts)
+        found = update(policy, inputs, parts)
+        assert used(policy)
+        assert policy.held.products == []
+        policy.held.clear()
+        wanted = update(policy, inputs, [rows])
+        assert close(found, wanted)
+
+
+def test_rounds_of_sampling_are_found_in_the_call_that_drew_them(policy: Policy) -> None:
+    engine = LocalEngine(policy)
+    first = engine.generate(PROBLEMS, sampling=HELD, key=(1,))
+    second = engine.generate(PROBLEMS, sampling=HELD, key=(2,))
+    mixed = [(*a[:2], *b[2:]) for a, b in zip(first, second, strict=True)]
+    inputs = gathered(policy, mixed)
+    found = update(policy, inputs)
+    assert used(policy)
+    assert close(found, again(policy, inputs))
+
+
+def test_the_forward_of_the_update_multiplies_prompts_alone_and_a_few_rows_to_check(
+    policy: Policy, products: list[int]
+) -> None:
+    policy.use_linears(replace(PLAIN, forward=True))
+    for sampling in (ENDING, HELD):
+        inputs, _ = drawn(policy, sampling)
+        layers = policy.model.config.text_config.num_hidden_layers  # type: ignore[union-attr]
+        prompts = sum(len(prompt.token_ids) for prompt in inputs.prompts)
+        products.clear()
+        update(policy, inputs)
+        assert used(policy)
+        fed = int((inputs.lengths - 1).sum())
+        counts = [products.count(rows) for rows in (prompts, len(inputs.prompts), fed, prompts + fed)]
+        # In the last layer keys and values of all prompt tokens, the rest of each one's last.
+        assert counts == ([0, 0, 0, 0] if sampling is HELD else [7 * (layers - 1) + 2, 5, 0, 0])
+
+
+def test_what_is_not_of_these_weights_pictures_prompts_and_tokens_is_made_again(policy: Policy) -> None:
+    inputs, _ = drawn(policy)
+    given: list[Inputs] = []
+    ids = inputs.completion_ids.clone()
+    ids[3, 0] = (ids[3, 0] + 1) % 250
+    given.append(replace(inputs, completion_ids=ids))
+    pixels = tuple(part.clone() for part in inputs.vision[CLEAN].pixels)
+    given.append(replace(inputs, vision={CLEAN: replace(inputs.vision[CLEAN], pixels=pixels)}))
+    prompts = (*inputs.prompts[:-1], replace(inputs.prompts[-1]))
+    given.append(replace(inputs, prompts=prompts))
+    for other in given:
+        assert policy.held.products
+        policy(other, CLEAN).logprobs.sum().backward()
+        assert not used(policy)
+    with torch.no_grad():
+        policy(inputs, CLEAN)
+    removed = replace(inputs, vision={"removed": inputs.vision[CLEAN]})
+    policy(removed, "removed").logprobs.sum().backward()
+    assert not used(policy)
+    with torch.no_grad():
+        next(policy.parameters()).mul_(1.01)
+    assert close(update(policy, inputs), shared(policy, inputs))
+    assert not used(policy)
+
+
+def test_products_are_let_go_with_their_last_use_with_the_weights_and_not_kept_where_they_do_not_fit(
+    policy: Policy,
+) -> None:
+    engine = LocalEngine(policy)
+    prompts = sum(len(policy.processor.encode(of).prompt.token_ids) for of in PROBLEMS)
+    whole = prompts + len(PROBLEMS) * 4 * 24
+    for limit, view, kept in ((whole, CLEAN, 1), (whole - 1, CLEAN, 0), (whole, "removed", 0), (0, CLEAN, 0)):
+        engine.load_weights({}, version=1)
+        engine.generate(PROBLEMS, sampling=replace(ENDING, product_tokens=limit), key=(1,), view=view)
+        assert len(policy.held.products) == kept
+    engine.load_weights({}, version=1)
+    for _ in range(3):
+        engine.generate(PROBLEMS, sampling=replace(ENDING, product_tokens=2 * whole), key=(1,))
+    assert len(policy.held.products) == 2
+    engine.load_weights({}, version=2)
+    assert policy.held.products == []
+    inputs, _ = drawn(policy)
+    (held,) = policy.held.products
+    update(policy, inputs)
+    assert policy.held.products == [] and held.record.kept == {}
+
+
+def test_nothing_is_kept_under_gradient_checkpointing_or_of_layers_that_are_not_plain(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = load_policy(str(tiny_folder))
+    policy.model.gradient_checkpointing_enable()  # type: ignore[operator]
+    drawn(policy)
+    assert policy.held.products == []
+    policy.model.gradient_checkpointing_disable()  # type: ignore[operator]
+    inputs, _ = drawn(policy)
+    assert len(policy.held.products) == 1
+    policy.model.gradient_checkpointing_enable()  # type: ignore[operator]
+    update(policy, inputs)
+    assert not used(policy)
+    policy.model.gradient_checkpointing_disable()  # type: ignore[operator]
+    with monkeypatch.context() as patch:
+        patch.setattr(MergedDecoder, "fits", lambda text: False)
+        drawn(policy)
+    assert policy.held.products == []
+
+
+def test_recording_changes_no_draw(policy: Policy) -> None:
+    _, found = drawn(policy)
+    _, wanted = drawn(policy, replace(ENDING, product_tokens=0))
+    assert found == wanted
+
+
+def test_completions_of_one_token_have_none(policy: Policy) -> None:
+    inputs, _ = drawn(policy, replace(ENDING, max_new_tokens=1))
+    found = update(policy, inputs)
+    assert not used(policy)
+    assert close(found, again(policy, inputs))
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+@pytest.mark.parametrize("kind", ["qkv", "attended", "gate_up", "output"])
+def test_a_product_that_is_wrong_is_seen(policy: Policy, kind: str, layer: int) -> None:
+    inputs, _ = drawn(policy, EQUAL)
+    (held,) = policy.held.products
+    held.record.kept[layer, kind].mul_(1.02)
+    update(policy, inputs)
+    gap = policy.held.largest_gap()
+    assert gap is not None and gap > 0.01
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "grpo": GRPO(),
+    "papo": PAPO(kl_prcp_coef=0.05, removed_gradient=True),
+    "cppo": CPPO(cpl_coef=0.2),
+}
+SETTINGS = StepSettings(temperature=1.0, micro_batch_tokens=1 << 20)
+
+
+def stepped(
+    policy: Policy, objective: Objective, sampling: Sampling, settings: StepSettings
+) -> tuple[dict[str, float], dict[str, Tensor], bool]:
+    """Metrics, weights and whether the sampler was distrusted."""
+    found = LocalEngine(policy).generate(PROBLEMS, sampling=sampling, key=(3,))
+    inputs = gathered(policy, found)
+    inputs = collate(
+        [
+            Group(problem=of, completions=c, rewards=(1.0, 0.0, 0.5, 0.2), correct=(True,) + (False,) * 3)
+            for of, c in zip(PROBLEMS, found, strict=True)
+        ],
+        processor=policy.processor,
+        views=objective.views,
+        perturbations={"removed": PatchMask(ratio=0.5), "preserved": Colour()},
+        key=(3, 1),
+    )
+    result = train_step(
+        policy, None, torch.optim.SGD(policy.parameters(), lr=0.1), inputs, objective, settings
+    )
+    weights = {key: value.clone() for key, value in policy.model.state_dict().items()}
+    return dict(result.metrics), weights, result.distrusted
+
+
+@pytest.mark.parametrize("mini_batches", [1, 2])
+@pytest.mark.parametrize("graphs", ["apart", "together"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_step_over_recorded_products_makes_the_same_update(
+    policy: Policy, name: str, graphs: Any, mini_batches: int
+) -> None:
+    start = {key: value.clone() for key, value in policy.model.state_dict().items()}
+    settings = replace(SETTINGS, mini_batches=mini_batches, view_graphs=graphs)
+    found = []
+    for sampling in (replace(ENDING, product_tokens=0), ENDING, HELD):
+        policy.model.load_state_dict(start)
+        metrics, after, distrusted = stepped(policy, OBJECTIVES[name], sampling, settings)
+        assert not distrusted
+        gap = metrics.pop("sampler/product_gap_max", None)
+        assert (gap is None) == (sampling.product_tokens == 0)
+        assert gap is None or 0 < gap < 1e-5
+        assert policy.held.products == [] == policy.held.rows
+        found.append((metrics, after))
+    (wanted_metrics, wanted), *others = found
+    for metrics, after in others:
+        assert metrics == pytest.approx(wanted_metrics, rel=1e-4, abs=1e-5)
+        for key, value in wanted.items():
+            moved = (value - start[key]).double().norm()
+            rounding = torch.finfo(value.dtype).eps * value.norm()
+            assert (after[key] - value).double().norm() <= 2e-5 * moved + rounding
+
+
+def test_a_step_on_wrong_products_is_made_anew_without(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = {key: value.clone() for key, value in policy.model.state_dict().items()}
+    scored = replace(SETTINGS, score_old=True)
+    _, wanted, _ = stepped(policy, GRPO(), replace(ENDING, product_tokens=0), scored)
+    put = MergedDecoder.record
+
+    def spoilt(self: MergedDecoder, rows: int, length: int) -> Any:
+        record = put(self, rows, length)
+        note = record.put
+
+        def wrong(layer: int, kind: str, places: Tensor, made: Tensor) -> None:
+            note(layer, kind, places, made * 1.01 if (layer, kind) == (1, "qkv") else made)
+
+        monkeypatch.setattr(record, "put", wrong)
+        return record
+
+    monkeypatch.setattr(MergedDecoder, "record", spoilt)
+    policy.model.load_state_dict(start)
+    gated = replace(SETTINGS, product_gap_limit=1e-3)
+    metrics, found, distrusted = stepped(policy, GRPO(), ENDING, gated)
+    assert distrusted
+    assert all(torch.equal(found[key], value) for key, value in wanted.items())
+    assert metrics["sampler/product_gap_max"] == pytest.approx(0.01, rel=0.05)
+    policy.model.load_state_dict(start)
+    _, trusting, seen = stepped(policy, GRPO(), ENDING, SETTINGS)
+    assert not seen
+    assert not all(torch.equal(trusting[key], value) for key, value in wanted.items())
+
+
+@pytest.mark.parametrize("known", [0, 3, 5])
+@pytest.mark.parametrize("total", [False, True])
+def test_a_known_product_has_the_layers_gradient(known: int, total: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    layer = torch.nn.Linear(4, 3).double()
+    x, added = (torch.randn(5, size, generator=draw, dtype=torch.float64).requires_grad_() for size in (4, 3))
+    more = added if total else None
+
+    def found(x: Tensor, weight: Tensor, bias: Tensor, added: Tensor) -> Tensor:
+        made = torch.nn.functional.linear(x, weight, bias) + (added if total else 0)
+        return known_linear(layer, x, made.detach()[5 - known :], added if total else None)
+
+    wanted = layer(x) + (added if total else 0)
+    slope = torch.randn(5, 3, generator=draw, dtype=torch.float64)
+    leaves = (x, layer.weight, layer.bias, *((added,) if total else ()))
+    made = known_linear(layer, x, wanted.detach()[5 - known :], more)
+    assert torch.equal(made, wanted)
+    for one, other in zip(
+        torch.autograd.grad(made, leaves, slope), torch.autograd.grad(wanted, leaves, slope), strict=True
+    ):
+        assert (one - other).abs().max() < 1e-14
+
+
+def test_so_many_rows_are_checked_and_other_ones_in_each_product(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, _ = drawn(policy, EQUAL)
+    fed = int((inputs.lengths - 1).sum())
+    assert fed > 2 * CHECKED
+    seen: list[Tensor] = []
+    run = torch.nn.functional.linear
+
+    def linear(x: Tensor, *rest: Any) -> Tensor:
+        if x.shape[0] == CHECKED:
+            seen.append(x)
+        return run(x, *rest)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    update(policy, inputs)
+    layers = policy.model.config.text_config.num_hidden_layers  # type: ignore[union-attr]
+    assert len(seen) == 7 * layers
+    assert not torch.equal(seen[0], seen[1]), "queries and keys of one layer, at other tokens"
