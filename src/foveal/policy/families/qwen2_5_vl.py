@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from foveal.policy.attention import SHARED, WINDOWS, Layout
 from foveal.policy.decode import Decoder, LayerDecoder
 from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
-from foveal.policy.families.qwen2_5_vl_layer import PackedLayer
+from foveal.policy.families.qwen2_5_vl_layer import LeanNorm, PackedLayer
 from foveal.policy.linears import PLAIN, Linears, linear, route
 from foveal.policy.products import ProductPart
 from foveal.spec import FovealError
@@ -33,6 +33,7 @@ class Qwen25VL:
         """Set the attention functions; make the patch embedding, whose stride is its kernel, a product."""
         model.set_attn_implementation({"text_config": SHARED, "vision_config": WINDOWS})  # type: ignore[operator]
         PackedLayer.use(model.model.language_model)  # type: ignore[union-attr]
+        LeanNorm.use(model)
         self.use_linears(model, PLAIN)
 
     def use_linears(self, model: nn.Module, linears: Linears) -> None:
