@@ -97,7 +97,7 @@ class DecodeCache:
     """Which of the N G completions are fed, Int [B]; None: all. Only attention runs on all of them then."""
     products: ProductRecord | None = None
     """Where products of linear layers are recorded, if at all."""
-    places: Tensor | None = None
+    places: Tensor | slice | None = None
     """The new tokens' places there, Int [B]."""
 
     @classmethod

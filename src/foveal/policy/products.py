@@ -28,9 +28,18 @@ class ProductRecord:
         self.length = length
         self.kept = {key: like.new_empty(rows * length, size) for key, size in sizes.items()}
 
-    def put(self, layer: int, kind: str, places: Tensor, made: Tensor) -> None:
+    def put(self, layer: int, kind: str, places: Tensor | slice, made: Tensor) -> None:
         """Products [B, n] of tokens at places Int [B]: row times `length` plus the token's own place."""
-        self.kept[layer, kind].index_copy_(0, places, made)
+        kept = self.kept[layer, kind]
+        if isinstance(places, slice):
+            kept[places] = made
+        else:
+            kept.index_copy_(0, places, made)
+
+    def neighbours(self, first: int, rows: int, place: int) -> slice:
+        """The places of one token of each of so many rows from `first` on."""
+        start = first * self.length + place
+        return slice(start, start + (rows - 1) * self.length + 1, self.length)
 
 
 @dataclass(kw_only=True)

@@ -92,11 +92,12 @@ class LocalEngine:
         products = decoder.record(len(problems) * g, sampling.max_new_tokens - 1) if keep else None
         feed = feeding(policy, decoder)
         for part in _batches(prompts, behind=longest, most=KEYS_PER_ROW_TOKEN * sampling.row_tokens):
-            rows = torch.arange(part.start * g, part.stop * g, device=policy.device)
             # Not bound to a name: no part's keys are to stand beside the next one's.
             self._decode(
                 record,
-                *self._batch(rows, problems[part], encoded[part], sampling, key, products, hold=hold),
+                *self._batch(
+                    problems[part], encoded[part], sampling, key, products, first=part.start * g, hold=hold
+                ),
                 draw=draw,
                 feed=feed,
             )
@@ -108,17 +109,17 @@ class LocalEngine:
 
     def _batch(
         self,
-        rows: Tensor,
         problems: Sequence[Problem],
         encoded: Sequence[Encoded],
         sampling: Sampling,
         key: Key,
         products: ProductRecord | None,
         *,
+        first: int,
         hold: bool,
     ) -> tuple[Batch, Tensor]:
-        """The completions of problems whose keys are held at once, with their rows (Int [B]) of the record,
-        and the states [B, H] that predict their first tokens."""
+        """The completions of problems whose keys are held at once, in rows of the record from `first` on, and
+        the states [B, H] that predict their first tokens."""
         policy, g = self.policy, sampling.group_size
         prompt_lengths = tuple(len(item.prompt.token_ids) for item in encoded)
         most = min(HELD_ROW_TOKENS, sampling.row_tokens) if hold else sampling.row_tokens
@@ -133,13 +134,15 @@ class LocalEngine:
             windows=policy.family.windows,
         )
         cache.products = products
-        first = torch.tensor([item.prompt.next_position for item in encoded], device=states.device)
+        position = torch.tensor([item.prompt.next_position for item in encoded], device=states.device)
+        rows = torch.arange(first, first + len(problems) * g, device=states.device)
         batch = Batch(
             cache=cache,
             rows=rows,
-            position=first.repeat_interleave(g),
+            position=position.repeat_interleave(g),
             noise=self._noise(problems, sampling, key),
             running=torch.ones_like(rows, dtype=torch.bool),
+            first=first,
         )
         return batch, states.repeat_interleave(g, 0)
 

@@ -67,6 +67,8 @@ class Batch:
     noise: Float[Tensor, "B T"] | None
     """Uniform numbers of each place; None takes the likeliest token."""
     running: Bool[Tensor, "B"]
+    first: int | None = None
+    """The first of `rows`, where these are neighbours."""
 
     def uniform(self, step: int) -> Tensor | None:
         """The numbers that the tokens of a place are drawn with."""
@@ -75,7 +77,11 @@ class Batch:
     def at(self, place: int | Tensor) -> None:
         """Products of the tokens that are fed next belong to this place of each completion."""
         products = self.cache.products
-        if products is not None:
+        if products is None:
+            return
+        if self.first is not None and isinstance(place, int):
+            self.cache.places = products.neighbours(self.first, len(self.rows), place)
+        else:
             self.cache.places = self.rows * products.length + place
 
     def still_needed(self, share: float) -> tuple[Tensor, Tensor] | None:
@@ -111,6 +117,7 @@ class Batch:
             position=self.position[alive],
             noise=None if self.noise is None else self.noise[alive],
             running=self.running[alive],
+            first=None,
         )
 
     def places(self, groups: Tensor, members: Tensor) -> Tensor:
@@ -127,6 +134,7 @@ class Batch:
             position=self.position[places],
             noise=None if self.noise is None else self.noise[places],
             running=self.running[places],
+            first=None,
         )
 
 
