@@ -248,13 +248,7 @@ class Run:
         verdict = self._record(folder, groups, drawn, result, clock)
         if result.distrusted:
             self.state.distrusted = True
-            how = self.step_settings
-            found = parity_event(
-                result.metrics,
-                step=self.state.step,
-                limit=how.parity_limit,
-                product_limit=how.product_gap_limit,
-            )
+            found = parity_event(result.metrics, step=self.state.step, limits=self.step_settings)
             folder.event("sampler_distrusted", found)
             self.watcher.message(parity_in_words(found))
         if skipped or result.metrics["completion/nonfinite_count"]:

@@ -1,7 +1,7 @@
 """What happens when the sampler and the trainer are not the same model: nothing recorded is used any more."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from foveal.config import RunConfig
 
@@ -19,13 +19,26 @@ def parity_limit(config: RunConfig) -> float:
     return config.optimizer.parity_limit or USUAL[config.model.dtype]
 
 
-def parity_event(
-    metrics: Mapping[str, float], *, step: int, limit: float, product_limit: float
-) -> dict[str, Any]:
+class Limits(Protocol):
+    """What is allowed: `StepSettings`."""
+
+    @property
+    def parity_limit(self) -> float: ...  # noqa: D102
+
+    @property
+    def product_gap_limit(self) -> float: ...  # noqa: D102
+
+
+def parity_event(metrics: Mapping[str, float], *, step: int, limits: Limits) -> dict[str, Any]:
     """What is written of the step that found it."""
     names = ("sampler/parity_max", "sampler/entropy_parity_max", "sampler/product_gap_max")
     found = {name.partition("/")[2]: metrics[name] for name in names if name in metrics}
-    return {"step": step, **found, "limit": limit, "product_limit": product_limit}
+    return {
+        "step": step,
+        **found,
+        "limit": limits.parity_limit,
+        "product_limit": limits.product_gap_limit,
+    }
 
 
 def parity_in_words(event: Mapping[str, Any]) -> str:
