@@ -19,6 +19,7 @@ from foveal.policy import Policy, load_policy
 from foveal.policy.checkpoint import load_checkpoint
 from foveal.rollout.local import LocalEngine
 from foveal.train import loop
+from foveal.train.parity import parity_event, parity_in_words
 from foveal.train.settings import StepSettings
 from foveal.train.step import train_step
 from foveal.train.watcher import Silent
@@ -129,6 +130,16 @@ def test_the_limit_follows_the_type_unless_it_is_given(
     table = world_table(tiny_folder, optimizer=changes.get("optimizer", {}))
     table["model"] |= {"dtype": changes.get("dtype", "float32")}
     assert StepSettings.of(load(table)).parity_limit == wanted
+
+
+@pytest.mark.parametrize("gap", [None, 1e-6, 0.02])
+def test_products_are_named_where_they_were_what_is_wrong(gap: float | None, tiny_folder: Path) -> None:
+    how = StepSettings.of(load(world_table(tiny_folder)))
+    metrics = {"sampler/parity_max": 1e-6} | ({} if gap is None else {"sampler/product_gap_max": gap})
+    event = parity_event(metrics, step=3, limits=how)
+    assert event["product_limit"] == 1e-3 and event.get("product_gap_max") == gap
+    named = "off by 0.02 of their norm; expected at most 0.001" in parity_in_words(event)
+    assert named == (gap == 0.02)
 
 
 def test_a_negative_limit_is_refused(tiny_folder: Path) -> None:
