@@ -1,5 +1,6 @@
 """Products recorded in sampling: the update over them equals the update that makes them again."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 from foveal.data.collate import collate
 from foveal.objectives.cppo import CPPO
@@ -18,15 +20,19 @@ from foveal.perturbations.occlude import PatchMask
 from foveal.policy import Policy, load_policy
 from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
 from foveal.policy.forward import micro_batches
+from foveal.policy.held import Held
 from foveal.policy.linears import ONEDNN, PLAIN, Linears, known_linear
+from foveal.policy.linears import route as route_to
 from foveal.policy.products import CHECKED
 from foveal.rollout.fixed import decode_fixed
 from foveal.rollout.graphs import Unheld
 from foveal.rollout.local import LocalEngine
+from foveal.train.draw import draw_groups
+from foveal.train.parity import PRODUCT_GAPS
 from foveal.train.settings import StepSettings
 from foveal.train.step import train_step
 from foveal.types import CLEAN, Completion, Group, Inputs, Objective, Sampling
-from policy_cases import MIXED, Outcome, close, shared, update, windowed
+from policy_cases import MIXED, NONE, Outcome, close, shared, update, windowed
 
 PATHS = ("split", "tiled", "dense")
 PROBLEMS = tuple(of for of, _ in MIXED)
@@ -217,10 +223,13 @@ def test_products_are_let_go_with_their_last_use_with_the_weights_and_not_kept_w
         engine.generate(PROBLEMS, sampling=replace(ENDING, product_tokens=limit), key=(1,), view=view)
         assert len(policy.held.products) == kept
     engine.load_weights({}, version=1)
-    for _ in range(3):
+    # A row takes products of all its completions or of none: once a call does not fit, none are of use.
+    for calls in (1, 2, 0):
         engine.generate(PROBLEMS, sampling=replace(ENDING, product_tokens=2 * whole), key=(1,))
-    assert len(policy.held.products) == 2
+        assert len(policy.held.products) == calls
     engine.load_weights({}, version=2)
+    drawn(policy)
+    engine.load_weights({}, version=3)
     assert policy.held.products == []
     inputs, _ = drawn(policy)
     (held,) = policy.held.products
@@ -262,7 +271,7 @@ def test_completions_of_one_token_have_none(policy: Policy) -> None:
 
 
 @pytest.mark.parametrize("layer", [0, 1])
-@pytest.mark.parametrize("kind", ["qkv", "attended", "gate_up", "output"])
+@pytest.mark.parametrize("kind", ["qkv", "attention", "attended", "gate_up", "output"])
 def test_a_product_that_is_wrong_is_seen(policy: Policy, kind: str, layer: int) -> None:
     inputs, _ = drawn(policy, EQUAL)
     (held,) = policy.held.products
@@ -270,6 +279,90 @@ def test_a_product_that_is_wrong_is_seen(policy: Policy, kind: str, layer: int) 
     update(policy, inputs)
     gap = policy.held.largest_gap()
     assert gap is not None and gap > 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("kind", "layer"), [("input", 0), ("attention", 0), ("attention", 1)])
+def test_one_token_that_attended_or_was_read_wrongly_is_seen(
+    tiny_folder: Path, kind: str, layer: int, dtype: torch.dtype
+) -> None:
+    policy = load_policy(str(tiny_folder), dtype=dtype)
+    inputs, _ = drawn(policy, EQUAL)
+    (held,) = policy.held.products
+    kept = held.record.kept[layer, kind]
+    kept[37] = 0
+    policy(inputs, CLEAN)
+    gap = policy.held.largest_gap()
+    assert gap is not None and gap > 0.3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["attended", "output"])
+def test_a_product_that_is_missing_is_seen_beside_large_states(
+    tiny_folder: Path, kind: str, dtype: torch.dtype
+) -> None:
+    policy = load_policy(str(tiny_folder), dtype=dtype)
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight.mul_(10)  # type: ignore[operator, union-attr]
+    before = {"attended": (0, "input"), "output": (1, "attended")}[kind]
+    gaps = []
+    for spoilt in (False, True):
+        inputs, _ = drawn(policy, EQUAL)
+        (held,) = policy.held.products
+        if spoilt:
+            held.record.kept[before[0], kind].copy_(held.record.kept[before])
+        policy(inputs, CLEAN)
+        gaps.append(policy.held.largest_gap())
+        policy.held.clear()
+    right, wrong = gaps
+    assert right is not None and wrong is not None
+    limit = PRODUCT_GAPS["float32" if dtype == torch.float32 else "bfloat16"]
+    assert right < limit / 3 and wrong > 3 * limit
+
+
+def test_nothing_held_outlives_an_error_a_copy_or_older_weights(policy: Policy) -> None:
+    inputs, _ = drawn(policy, HELD)
+    policy(inputs, CLEAN)
+    assert policy.held.gaps
+    policy.held.clear()
+    assert policy.held.largest_gap() is None and policy.held.uses == 1
+    drawn(policy, HELD)
+    copied = copy.deepcopy(policy)
+    assert copied.held.products == [] == copied.held.rows and copied.held.model is copied.model
+    assert len(policy.held.products) == 1
+    with torch.no_grad():
+        next(policy.parameters()).mul_(1.01)
+    drawn(policy, HELD, key=2)
+    assert len(policy.held.products) == 1 and policy.held.tokens == sum(
+        len(policy.processor.encode(of).prompt.token_ids) for of in PROBLEMS
+    )
+
+
+def test_products_are_not_used_under_autocast_or_in_torchs_checkpoints(policy: Policy) -> None:
+    inputs, _ = drawn(policy)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert policy._products(inputs, CLEAN, torch.arange(3)) is None
+    assert policy._products(inputs, CLEAN, torch.arange(3)) is not None
+    copied = copy.deepcopy(policy)
+    layers = copied.model.model.language_model.layers  # type: ignore[union-attr]
+    for number, layer in enumerate(layers):
+        layers[number] = checkpoint_wrapper(layer)
+    assert copied.checkpoints and not policy.checkpoints
+
+
+def test_a_known_product_leaves_the_rest_to_the_layers_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = torch.nn.Linear(4, 3)
+    route_to(layer, ONEDNN)
+    taken: list[Linears] = []
+    run = Linears.product
+
+    def product(self: Linears, *given: Any) -> Tensor:
+        taken.append(self)
+        return run(self, *given)
+
+    monkeypatch.setattr(Linears, "product", product)
+    known_linear(layer, torch.randn(5, 4), torch.randn(3, 3))
+    assert taken == [ONEDNN]
 
 
 OBJECTIVES: dict[str, Objective] = {
@@ -359,6 +452,94 @@ def test_a_step_on_wrong_products_is_made_anew_without(
     _, trusting, seen = stepped(policy, GRPO(), ENDING, SETTINGS)
     assert not seen
     assert not all(torch.equal(trusting[key], value) for key, value in wanted.items())
+
+
+def test_each_micro_batch_of_a_step_takes_its_products(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[bool] = []
+    run = Held.find_products
+
+    def find(self: Held, *given: Any, **options: Any) -> Any:
+        part = run(self, *given, **options)
+        found.append(part is not None)
+        return part
+
+    monkeypatch.setattr(Held, "find_products", find)
+    settings = replace(SETTINGS, micro_batch_tokens=120)
+    metrics, _, _ = stepped(policy, GRPO(), ENDING, settings)
+    assert len(found) > 2 and all(found)
+    assert metrics["sampler/product_gap_max"] < 1e-5
+
+
+@pytest.mark.parametrize("score_old", [False, True])
+def test_a_product_that_is_not_a_number_is_wrong_and_a_policy_that_is_not_is_not(
+    policy: Policy, score_old: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = MergedDecoder.record
+
+    def spoilt(self: MergedDecoder, rows: int, length: int) -> Any:
+        record = put(self, rows, length)
+        monkeypatch.setattr(record, "put", lambda *given: None)
+        for kept in record.kept.values():
+            kept.fill_(torch.nan)
+        return record
+
+    monkeypatch.setattr(MergedDecoder, "record", spoilt)
+    how = replace(SETTINGS, product_gap_limit=1e-3, score_old=score_old)
+    metrics, _, distrusted = stepped(policy, GRPO(), ENDING, how)
+    assert distrusted and metrics["policy/skipped_count"] == 0
+    inputs, _ = drawn(policy)
+    with torch.no_grad():
+        policy.model.lm_head.weight.fill_(torch.nan)  # type: ignore[union-attr, operator]
+    result = train_step(
+        policy,
+        None,
+        torch.optim.SGD(policy.parameters(), lr=0.1),
+        inputs,
+        GRPO(),
+        replace(how, score_old=False),
+    )
+    assert not result.distrusted
+
+
+def test_problems_without_a_picture_have_equal_views_where_terms_rank_them(policy: Policy) -> None:
+    """Differences between views that are one must be 0: rounding would choose tokens by them."""
+    objective = CPPO(cpl_coef=0.5, select_in="update", gate=False)
+    drawn_ = LocalEngine(policy).generate([NONE], sampling=replace(ENDING, hold_tokens=1 << 20), key=(5,))
+    group = Group(
+        problem=NONE, completions=drawn_[0], rewards=(1.0, 0.0, 0.5, 0.2), correct=(True,) + (False,) * 3
+    )
+    inputs = collate(
+        [group],
+        processor=policy.processor,
+        views=objective.views,
+        perturbations={"removed": PatchMask(ratio=0.5), "preserved": Colour()},
+        key=(0,),
+    )
+    assert policy.held.products
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
+    metrics = train_step(policy, None, optimizer, inputs, objective, SETTINGS).metrics
+    assert "sampler/product_gap_max" not in metrics
+    assert metrics["perception/removed_kl"] == metrics["perception/preserved_kl"] == 0
+
+
+def test_products_are_not_recorded_where_some_completions_see_another_view(policy: Policy) -> None:
+    for shares, kept in (
+        ({CLEAN: 1.0}, 1),
+        ({CLEAN: 0.5, "removed": 0.5}, 0),
+        ({CLEAN: 1.0, "removed": 0.0}, 1),
+    ):
+        policy.held.clear()
+        draw_groups(
+            LocalEngine(policy),
+            PROBLEMS,
+            sampling=ENDING,
+            shares=shares,
+            shown=lambda of, view: of,
+            key=(1,),
+        )
+        assert len(policy.held.products) == kept
 
 
 @pytest.mark.parametrize("known", [0, 3, 5])

@@ -138,8 +138,17 @@ def test_products_are_named_where_they_were_what_is_wrong(gap: float | None, tin
     metrics = {"sampler/parity_max": 1e-6} | ({} if gap is None else {"sampler/product_gap_max": gap})
     event = parity_event(metrics, step=3, limits=how)
     assert event["product_limit"] == 1e-3 and event.get("product_gap_max") == gap
-    named = "off by 0.02 of their norm; expected at most 0.001" in parity_in_words(event)
-    assert named == (gap == 0.02)
+    said = parity_in_words(event)
+    assert ("off by 0.02 of its norm; expected at most 0.001. The sampler" in said) == (gap == 0.02)
+    assert ('optimizer.hold_products = "never"' in said) == (gap == 0.02)
+    assert "parity_limit" not in said and "parity_limit" in parity_in_words(event | {"parity_max": 0.1})
+
+
+@pytest.mark.parametrize("old_logprobs", ["auto", "sampled"])
+def test_products_have_a_limit_whatever_log_probs_are_trusted(old_logprobs: str, tiny_folder: Path) -> None:
+    optimizer = {"old_logprobs": old_logprobs, "hold_products": "always"}
+    how = StepSettings.of(load(world_table(tiny_folder, optimizer=optimizer)))
+    assert how.product_gap_limit == 1e-3 and how.hold_products == "always"
 
 
 def test_a_negative_limit_is_refused(tiny_folder: Path) -> None:

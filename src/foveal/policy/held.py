@@ -1,6 +1,7 @@
 """What sampling leaves for the update of the same weights: prompts that were run with their graph, and
 products of completions."""
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -114,9 +115,8 @@ class Held:
 
     def clear(self) -> None:
         """Let everything go."""
-        self.rows.clear()
-        self.products.clear()
-        self.reserved = 0
+        self._let_go()
+        self.gaps.clear()
 
     @property
     def tokens(self) -> int:
@@ -186,7 +186,7 @@ class Held:
             pairs = [(r, x.grad) for r, x in zip(row.roots, row.leaves, strict=True) if x.grad is not None]
             if pairs:
                 torch.autograd.backward([root for root, _ in pairs], [grad for _, grad in pairs])
-        self.clear()
+        self._let_go()
 
     def _place(self, prompt: Prompt, pixels: Tensor) -> "tuple[HeldRow, int] | None":
         for row in self.rows:
@@ -194,6 +194,15 @@ class Held:
                 if own is prompt and patches is pixels:
                     return row, index
         return None
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "Held":
+        """Nothing: what is held is of the model that was copied."""
+        return Held(model=copy.deepcopy(self.model, memo))
+
+    def _let_go(self) -> None:
+        self.rows.clear()
+        self.products.clear()
+        self.reserved, self.uses = 0, 1
 
     def _renew(self) -> None:
         """Nothing of other weights stays."""

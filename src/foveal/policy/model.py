@@ -180,8 +180,12 @@ class Policy(nn.Module):
 
     @property
     def checkpoints(self) -> bool:
-        """Whether layers are run again in the backward instead of keeping what it needs."""
-        return any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules())
+        """Whether layers are run again in the backward instead of keeping what it needs: by the library's
+        switch or in torch's wrapper."""
+        return any(
+            getattr(module, "gradient_checkpointing", False) or type(module).__name__ == "CheckpointWrapper"
+            for module in self.model.modules()
+        )
 
     def _hidden(
         self,

@@ -2,8 +2,12 @@
 
 Between sampling and the first update the weights stay, so that what a linear layer makes of a completion
 token need not be made twice. The update takes these products as they were recorded and computes everything
-else: norms, rotations, attention, activations and all gradients. Some rows of every product are made again
-and held against what was recorded.
+else: norms, rotations, attention, activations and all gradients.
+
+A forward over another's products would agree with a wrong sampler, so these are checked. Only attention mixes
+tokens: what the sampler's attention gave, and the embeddings that it read, are recorded too, and every row of
+them is compared with the update's own. All else acts on each row alone and by the same weights: some rows of
+every product are made again.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +21,9 @@ from foveal.policy.linears import known_linear
 
 CHECKED = 16
 """Rows of each product that are made again."""
+
+SUM_ROUNDING = 16
+"""A gap of a sixteenth, at most, is what one rounding of a sum gives: below the limit in 16 bits."""
 
 
 class ProductRecord:
@@ -51,7 +58,8 @@ class ProductPart:
     final: bool
     """Nothing of the records is wanted after this: what is taken is let go."""
     gaps: list[Tensor] = field(default_factory=list)
-    """Of each product that was used, the relative L2 distance of the rows that were made again."""
+    """Relative L2 distances of what was recorded from what is computed here: of each product, and of each
+    comparison its worst row."""
 
     def take(self, layer: int, kind: str) -> Tensor:
         """What was made of all tokens [K, n]."""
@@ -68,17 +76,36 @@ class ProductPart:
         return known_linear(module, x, known, total)
 
     @torch.no_grad()
+    def compare(self, layer: int, kind: str, found: Tensor) -> None:
+        """Hold what was recorded of all tokens [K, n] against the last K rows of what is found here."""
+        known = self.take(layer, kind)
+        off = _wide(found[len(found) - len(known) :] - known).norm(dim=-1)
+        size = _wide(known).norm(dim=-1)
+        # A row that is much smaller than the others is rounded as these are.
+        size = size.clamp(min=float(size.square().mean().sqrt()))
+        self.gaps.append(_ratio(off, size).max())
+
+    @torch.no_grad()
     def _check(self, module: nn.Linear, x: Tensor, known: Tensor, total: Tensor | None) -> None:
         size, used = len(known), len(self.gaps)
         some = min(CHECKED, size)
         rows = (torch.arange(some, device=x.device) * size // some + used) % size
         behind = rows + (len(x) - size)
-        made = F.linear(x[behind], module.weight, module.bias)
-        if total is not None:
-            made = made + total[behind]
-        # Of an untrained layer that gives zeros, zeros are right.
-        norm = made.norm().clamp(min=torch.finfo(made.dtype).tiny)
-        self.gaps.append((made - known[rows]).norm() / norm)
+        made, wanted = F.linear(x[behind], module.weight, module.bias), known[rows]
+        added = made if total is None else made + total[behind]
+        # Against the product alone: beside the states that it is added to, a wrong one would hardly show. Of
+        # the sum's rounding, which is by its own size, a sixteenth counts.
+        size_of = _wide(made).norm() + SUM_ROUNDING * torch.finfo(made.dtype).eps * _wide(wanted).norm()
+        self.gaps.append(_ratio(_wide(added - wanted).norm(), size_of))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _ratio(off: Tensor, size: Tensor) -> Tensor:
+    """off / size; where both are 0, 0: of a layer that gives zeros, zeros are right."""
+    return off / size.clamp(min=torch.finfo(size.dtype).tiny)
 
 
 def _rows(x: Tensor, places: Tensor) -> Tensor:

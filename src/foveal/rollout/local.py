@@ -88,6 +88,9 @@ class LocalEngine:
             device=policy.device,
         )
         draw = Draw(policy, sampling)
+        if sampling.product_tokens and not keep:
+            # A packed row takes products of all its completions or of none.
+            policy.held.products.clear()
         decoder = policy.family.decoder(policy.model, policy.linears)
         products = decoder.record(len(problems) * g, sampling.max_new_tokens - 1) if keep else None
         feed = feeding(policy, decoder)

@@ -42,6 +42,9 @@ def draw_groups(
     as it would be without other views, that of others by (*key, view). Each completion carries its view.
     """
     counts = {view: n for view, n in exact_counts(shares, sampling.group_size).items() if n}
+    if len(counts) > 1:
+        # An update takes products of all completions of a row or of none, and only clean ones have them.
+        sampling = replace(sampling, product_tokens=0)
     drawn: dict[ViewName, list[tuple[Completion, ...]]] = {}
     # The clean pictures come last, so that they are the ones that stay encoded for scoring.
     for view in sorted(counts, key=lambda name: name == CLEAN):

@@ -210,7 +210,7 @@ class _Views:
         given = {
             value: slope.to(value.dtype)
             for value, slope in zip((stats.logprobs, stats.entropy), slopes, strict=True)
-            if slope is not None
+            if slope is not None and value.requires_grad
         }
         if given:
             with span(BACKWARD):

@@ -26,7 +26,7 @@ class StepSettings:
     parity_limit: float = math.inf
     """Nats that what the sampler recorded may be off, before nothing of it is used: `train_step`."""
     product_gap_limit: float = math.inf
-    """The same for recorded products, as a relative L2 distance."""
+    """Relative L2 distance that products recorded in sampling may be off, likewise."""
     average_over: Literal["mini_batch", "micro_batch"] = "mini_batch"
     """What a term is averaged over; "micro_batch" takes the mean of micro-batch means, as the official codes
     do."""
@@ -40,7 +40,6 @@ class StepSettings:
     def of(cls, config: RunConfig) -> "StepSettings":
         """Those of a run."""
         optimizer = config.optimizer
-        trusted = optimizer.old_logprobs == "sampled"
         return cls(
             temperature=config.sampling.temperature,
             micro_batch_tokens=optimizer.micro_batch_tokens,
@@ -52,6 +51,6 @@ class StepSettings:
             view_graphs=optimizer.view_graphs,
             hold_prompts=optimizer.hold_prompts,
             hold_products=optimizer.hold_products,
-            parity_limit=math.inf if trusted else parity_limit(config),
-            product_gap_limit=math.inf if trusted else PRODUCT_GAPS[config.model.dtype],
+            parity_limit=math.inf if optimizer.old_logprobs == "sampled" else parity_limit(config),
+            product_gap_limit=PRODUCT_GAPS[config.model.dtype],
         )

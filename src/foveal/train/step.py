@@ -170,13 +170,15 @@ def train_step(
         return batch, tally
 
     batch, tally = begin(settings)
-    off = tally.parity > settings.parity_limit
-    off |= (tally.product_gap_max or 0.0) > settings.product_gap_limit
-    distrusted = not settings.score_old and off
-    if distrusted:
-        settings, found = replace(settings, score_old=True), tally.product_gap_max
+    gap = tally.product_gap_max
+    off = not settings.score_old and tally.parity > settings.parity_limit
+    wrong = gap is not None and not gap <= settings.product_gap_limit
+    if off or wrong:
+        settings = replace(settings, score_old=True)
         batch, tally = begin(settings)
-        tally.product_gap(found)
+        tally.product_gap(gap)
+    # A policy that is not finite is no fault of the sampler.
+    distrusted = off or (wrong and not math.isnan(tally.parity))
     _update(policy, optimizer, settings, tally)
     for rows in later:
         zero_gradients(policy)

@@ -33,6 +33,10 @@ def accumulate(
         [mini.inputs.prompts[p] for part in parts for p in prompts_of(mini.inputs, part)]
     )
     policy.held.uses = len(parts)
+    if objective.chooses_in_update and any(not len(prompt.grids) for prompt in mini.inputs.prompts):
+        # Without a picture all views are one. Where terms rank differences between running views, these must
+        # run alike: differences are then exactly 0, and no rounding chooses.
+        policy.held.clear()
     for part in parts:
         batch = select(mini, part)
         counts, share = whole, 1.0

@@ -63,6 +63,7 @@ class MergedDecoder:
         heads, kv, width, half = self.heads, self.kv_heads, self.width, self.width // 2
         cos, sin = self._rotary(positions, embeddings.dtype)
         states, size = embeddings, (embeddings.shape[-1],)
+        cache.note(0, "input", embeddings)
         for number, layer in enumerate(self.layers):
             found = F.rms_norm(states, size, layer.before, self.epsilon)
             found = layer.qkv(found)
@@ -72,7 +73,9 @@ class MergedDecoder:
             swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
             turned = torch.addcmul(turned * cos, swapped, sin)
             found = cache.attend(number, turned[:, :heads], turned[:, heads:], found[:, heads + kv :])
-            states = layer.out.added(states, found.view(len(states), -1))
+            found = found.view(len(states), -1)
+            cache.note(number, "attention", found)
+            states = layer.out.added(states, found)
             cache.note(number, "attended", states)
             found = F.rms_norm(states, size, layer.after, self.epsilon)
             found = layer.gate_up(found)
@@ -84,14 +87,21 @@ class MergedDecoder:
 
     def record(self, rows: int, length: int) -> ProductRecord:
         """See `foveal.policy.decode.Decoder`. `qkv`: queries (scaled), keys and values before they are
-        rotated; `gate_up`; `attended` and `output`: the states with attention's output, and the MLP's, added.
+        rotated; `attention`: what it gives; `gate_up`; `attended` and `output`: the states with attention's
+        projected, and the MLP's, added; `input` of the first layer: the embeddings.
         """
-        hidden = len(self.last)
-        qkv = (self.heads + 2 * self.kv_heads) * self.width
-        sizes = {"qkv": qkv, "attended": hidden, "gate_up": 2 * self.inner, "output": hidden}
+        hidden, mixed = len(self.last), self.heads * self.width
+        sizes = {
+            "qkv": mixed + 2 * self.kv_heads * self.width,
+            "attention": mixed,
+            "attended": hidden,
+            "gate_up": 2 * self.inner,
+            "output": hidden,
+        }
         layers = range(len(self.layers))
         return ProductRecord(
-            {(layer, kind): size for layer in layers for kind, size in sizes.items()},
+            {(0, "input"): hidden}
+            | {(layer, kind): size for layer in layers for kind, size in sizes.items()},
             rows=rows,
             length=length,
             like=self.last.detach(),

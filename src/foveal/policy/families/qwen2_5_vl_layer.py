@@ -42,11 +42,11 @@ class PackedLayer(Qwen2_5_VLDecoderLayer):  # type: ignore[no-untyped-call]
             return super().forward(hidden_states, *args, **kwargs)
         attention: Any = self.self_attn
         number, width = attention.layer_idx, attention.head_dim
-        known = None if products is None else _Known(products, number, attention)
         last = number == attention.config.num_hidden_layers - 1
         reads = layout.reads if last else None
         cos, sin = (table[0, :, None] for table in position_embeddings)
         states = hidden_states[0]
+        known = None if products is None else _Known(products, number, attention, states)
         seen = self.input_layernorm(states)
         project = attention if known is None else known
         key = rotate(project.k_proj(seen).unflatten(-1, (-1, width)), cos, sin)
@@ -84,11 +84,21 @@ class LeanNorm(Qwen2_5_VLRMSNorm):
 class _Known:
     """A layer's linear layers, of whose products the last rows are known from `MergedDecoder`."""
 
-    def __init__(self, products: ProductPart, layer: int, attention: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        products: ProductPart,
+        layer: int,
+        attention: Any,  # noqa: ANN401
+        states: Tensor,
+    ) -> None:
         self.products, self.layer, self.attention = products, layer, attention
+        if layer == 0:
+            products.compare(layer, "input", states)
         query, kv = attention.q_proj.out_features, attention.k_proj.out_features
         query, self.key, self.value = torch.split(products.take(layer, "qkv"), [query, kv, kv], dim=-1)
         self.query = query / attention.scaling
+        # The graph holds values as they are; a part of the record would hold all of it.
+        self.value = self.value.clone()
 
     def q_proj(self, x: Tensor) -> Tensor:
         """Queries."""
@@ -104,6 +114,7 @@ class _Known:
 
     def attended(self, x: Tensor, states: Tensor) -> Tensor:
         """The states with the output of attention added."""
+        self.products.compare(self.layer, "attention", x)
         known = self.products.take(self.layer, "attended")
         return self.products.linear(self.attention.o_proj, x, known, states)
 
@@ -113,6 +124,10 @@ class _Known:
         gate = self.products.linear(mlp.gate_proj, x, gate)
         x = mlp.act_fn(gate) * self.products.linear(mlp.up_proj, x, up)
         return self.products.linear(mlp.down_proj, x, self.products.take(self.layer, "output"), states)
+
+
+PackedLayer.__name__ = Qwen2_5_VLDecoderLayer.__name__
+"""By which sharding and device maps find a model's layers."""
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
