@@ -11,8 +11,8 @@ sampler showed over 8,000 tokens of the shipped tiny model (1.1e-5 and 0.18)."""
 
 
 PRODUCT_GAPS: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.2}
-"""Limits of `ProductPart.gaps` by the type of the weights: some 700 and 8 times the largest that three steps of
-the shipped tiny model showed (1.5e-6 and 0.024). One token that attends to nothing is at 1."""
+"""Limits of `ProductPart.gaps` by the type of the weights: some 700 and 8 times the largest that three steps
+of the shipped tiny model showed (1.5e-6 and 0.024). One token that attends to nothing is at 1."""
 
 
 def parity_limit(config: RunConfig) -> float:
