@@ -42,8 +42,8 @@ DECODES = ("eager", "graph")
 
 WAYS = ("packed", "tiled", "dense", "held", "cached", "plain")
 
-STEPS = (*OBJECTIVES, "grpo, prompts again")
-"""Objectives, each as a run makes its steps; and GRPO without prompts held from sampling for the update."""
+STEPS = (*OBJECTIVES, "grpo, nothing held")
+"""Objectives, each as a run makes its steps; and GRPO that takes nothing from sampling for the update."""
 
 PUBLISHED_TFLOPS = {
     **{"B200": 2250, "GH200": 989, "H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989},

@@ -49,6 +49,8 @@ class Laps:
             self.flops += flops.gradient_pass(self.widths, groups)
             if view == CLEAN and module.held.rows:
                 self.flops -= flops.prompts(self.widths, groups)
+            if view == CLEAN and module.held.products:
+                self.flops -= flops.recorded(self.widths, groups)
         else:
             self.flops += flops.no_gradient_pass(self.widths, groups)
         self._begin()
@@ -65,7 +67,8 @@ class Laps:
 def step(work: Work, objective_name: str, *, hold: bool) -> Numbers:
     """Whole steps of an objective: sampling, collation, scoring, forward, backward, optimizer.
 
-    `hold`: prompts are held from sampling for the update where they fit, as in a run.
+    `hold`: prompts are held from sampling for the update, and products of completions, where they fit, as in
+    a run.
     """
     objective = workload.objective(objective_name)
     policy = work.policy()
@@ -77,6 +80,7 @@ def step(work: Work, objective_name: str, *, hold: bool) -> Numbers:
         temperature=1.0,
         micro_batch_tokens=work.micro_batch_tokens,
         hold_prompts="auto" if hold else "never",
+        hold_products="auto" if hold else "never",
     )
     sampling = Sampling(group_size=work.group, max_new_tokens=work.response, min_new_tokens=work.response + 1)
     sampling = kept_for_update(sampling, objective, settings)
@@ -110,5 +114,6 @@ def step(work: Work, objective_name: str, *, hold: bool) -> Numbers:
         found[name] = statistics.median(lap.get(name, 0.0) for lap in kept[1:])
     found["gated_share"] = phases.rows.get("removed", 0) / max(1, phases.rows.get(CLEAN, 0))
     found["sampler_parity_nats"] = done.metrics["sampler/parity_max"]
+    found["product_gap"] = done.metrics.get("sampler/product_gap_max")
     found["skipped_updates"] = done.metrics["policy/skipped_count"]
     return found

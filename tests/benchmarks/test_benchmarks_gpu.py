@@ -61,9 +61,11 @@ def test_the_tiny_shape_runs_whole_on_a_cpu(
         assert step["skipped_updates"] == 0 and step["peak_gib"] is None
     assert found["step cppo"]["gated_share"] == 0.5 and found["step papo"]["score"] > 0
     assert found["step cppo"]["flops"] > found["step papo"]["flops"] > found["step grpo"]["flops"]
-    again = found["step grpo, prompts again"]
+    again = found["step grpo, nothing held"]
     assert found["step grpo"]["held_tokens"] > 0 == again["held_tokens"] == found["step cppo"]["held_tokens"]
     assert again["flops"] > found["step grpo"]["flops"]
+    # With gradient checkpointing, the default here, no products are kept.
+    assert again["product_gap"] is None is found["step grpo"]["product_gap"]
     sums = [found[f"one group {way}"]["logprob_sum"] for way in gpu.WAYS]
     assert sums == pytest.approx([sums[0]] * len(sums), abs=1e-3)
     assert found["longest"]["does_not_fit"] is None and found["longest"]["fits_tokens"] == 100
@@ -223,3 +225,15 @@ def test_heads_of_others_are_measured_where_they_are_installed(monkeypatch: pyte
         assert max(last["logprob_rms"], last["entropy_rms"], last["gradient"]) < 1e-6
     assert found["verl"]["note"].startswith("not installed: ")
     assert failed == {"note": "failed: ZeroDivisionError: division by zero"}
+
+
+def test_without_checkpointing_a_step_takes_products_from_sampling(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "numbers.json"
+    words = ("--response", "8", "--group", "4", "--no-checkpointing", "--json", str(file))
+    assert run(monkeypatch, *words) == 0
+    found = json.loads(file.read_text())["parts"]
+    assert 0 < found["step grpo"]["product_gap"] < 1e-4
+    assert found["step grpo, nothing held"]["product_gap"] is None
+    assert found["step grpo"]["flops"] < 0.8 * found["step grpo, nothing held"]["flops"]
