@@ -160,7 +160,7 @@ class Held:
         if self.uses <= 0:
             self.products.clear()
         return ProductPart(
-            pieces=[(record, torch.tensor(places, device=device)) for record, places in found],
+            pieces=[(record, _places(places, device)) for record, places in found],
             final=self.uses <= 0,
         )
 
@@ -248,6 +248,14 @@ class HeldPart:
                 start = found.pop()[1].start
             found.append((row, slice(start, stop)))
         return found
+
+
+def _places(places: Sequence[int], device: torch.device) -> Tensor | slice:
+    """A slice where places are neighbours."""
+    first, size = places[0], len(places)
+    if list(places) == list(range(first, first + size)):
+        return slice(first, first + size)
+    return torch.tensor(places, device=device)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

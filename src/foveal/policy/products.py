@@ -23,7 +23,8 @@ CHECKED = 16
 """Rows of each product that are made again."""
 
 SUM_ROUNDING = 16
-"""A gap of a sixteenth, at most, is what one rounding of a sum gives: below the limit in 16 bits."""
+"""Of a sum's size, so many roundings (eps) count into what a gap is taken relative to: a sum that is rounded
+once is then at a sixteenth at most, below the limit in 16 bits, however large the states are."""
 
 
 class ProductRecord:
@@ -53,8 +54,8 @@ class ProductRecord:
 class ProductPart:
     """Products of the fed tokens of some completions, in the order of a packed row."""
 
-    pieces: Sequence[tuple[ProductRecord, Tensor]]
-    """Records, and places Int [k] in them."""
+    pieces: Sequence[tuple[ProductRecord, Tensor | slice]]
+    """Records, and places Int [k] in them; a slice where these are neighbours, of which nothing is copied."""
     final: bool
     """Nothing of the records is wanted after this: what is taken is let go."""
     gaps: list[Tensor] = field(default_factory=list)
@@ -63,7 +64,7 @@ class ProductPart:
 
     def take(self, layer: int, kind: str) -> Tensor:
         """What was made of all tokens [K, n]."""
-        found = [_rows(record.kept[layer, kind], places) for record, places in self.pieces]
+        found = [record.kept[layer, kind][places] for record, places in self.pieces]
         if self.final:
             for record in {id(record): record for record, _ in self.pieces}.values():
                 del record.kept[layer, kind]
@@ -82,7 +83,7 @@ class ProductPart:
         off = _wide(found[len(found) - len(known) :] - known).norm(dim=-1)
         size = _wide(known).norm(dim=-1)
         # A row that is much smaller than the others is rounded as these are.
-        size = size.clamp(min=float(size.square().mean().sqrt()))
+        size = torch.maximum(size, size.square().mean().sqrt())
         self.gaps.append(_ratio(off, size).max())
 
     @torch.no_grad()
@@ -93,8 +94,7 @@ class ProductPart:
         behind = rows + (len(x) - size)
         made, wanted = F.linear(x[behind], module.weight, module.bias), known[rows]
         added = made if total is None else made + total[behind]
-        # Against the product alone: beside the states that it is added to, a wrong one would hardly show. Of
-        # the sum's rounding, which is by its own size, a sixteenth counts.
+        # Against the product alone: beside the states that it is added to, a wrong one would hardly show.
         size_of = _wide(made).norm() + SUM_ROUNDING * torch.finfo(made.dtype).eps * _wide(wanted).norm()
         self.gaps.append(_ratio(_wide(added - wanted).norm(), size_of))
 
@@ -106,11 +106,3 @@ def _wide(x: Tensor) -> Tensor:
 def _ratio(off: Tensor, size: Tensor) -> Tensor:
     """off / size; where both are 0, 0: of a layer that gives zeros, zeros are right."""
     return off / size.clamp(min=torch.finfo(size.dtype).tiny)
-
-
-def _rows(x: Tensor, places: Tensor) -> Tensor:
-    """Rows of x at places; a view where they are neighbours."""
-    first, size = int(places[0]), len(places)
-    if torch.equal(places, torch.arange(first, first + size, device=places.device)):
-        return x[first : first + size]
-    return x.index_select(0, places)
