@@ -2,8 +2,12 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from foveal.policy import Policy
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -22,3 +26,14 @@ def tied_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_models import build_folder
 
     return build_folder(tmp_path_factory.mktemp("models") / "tied", tied=True)
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_folder: Path) -> "Policy":
+    """A policy of that folder, for the tests of one file: a test that changes it puts it back."""
+    import torch
+
+    from foveal.policy import load_policy
+
+    torch.set_num_threads(1)
+    return load_policy(str(tiny_folder))

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 
 from foveal.data.collate import collate
 from foveal.policy import Policy
+from foveal.policy.linears import PLAIN
 from foveal.types import CLEAN, Completion, Group, Inputs, Problem, TokenStats
 
 
@@ -218,6 +220,18 @@ def windowed(folder: Path, to: Path, window: int) -> Path:
         "use_sliding_window": True,
     }
     return edited(folder, to, text=text)
+
+
+@contextmanager
+def restored(policy: Policy) -> Iterator[None]:
+    """Afterwards the policy is as it was: a test may change its weights and how it runs."""
+    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
+    yield
+    policy.attention_path = "split"
+    policy.use_linears(PLAIN)
+    policy.held.clear()
+    policy.zero_grad()
+    policy.model.load_state_dict(before)
 
 
 def hold(policy: Policy, *rows: Sequence[Problem]) -> None:

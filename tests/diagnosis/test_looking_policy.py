@@ -1,15 +1,12 @@
 """Token heat on a real tiny model."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
 from PIL.Image import Image
 
 from foveal.diagnosis.looking import looking
 from foveal.perturbations.replace import Blank
-from foveal.policy import Policy, load_policy
+from foveal.policy import Policy
 from foveal.types import REMOVED, Perturbation, PerturbationContext
 from policy_cases import ONE, TWO, group
 
@@ -19,12 +16,6 @@ class Same(Perturbation):
 
     def __call__(self, image: Image, *, rng: np.random.Generator, context: PerturbationContext) -> Image:
         return image.copy()
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
 
 
 def test_equal_views_owe_nothing_and_a_blank_picture_changes_something(policy: Policy) -> None:

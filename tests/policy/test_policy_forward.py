@@ -26,6 +26,7 @@ from policy_cases import (
     plain,
     plain_logits,
     plain_model,
+    restored,
     shared,
     weights,
 )
@@ -33,17 +34,10 @@ from policy_cases import (
 PATHS = ("split", "tiled", "dense")
 
 
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
 @pytest.fixture(autouse=True)
 def restore(policy: Policy) -> Iterator[None]:
-    yield
-    policy.attention_path = "split"
-    policy.zero_grad()
+    with restored(policy):
+        yield
 
 
 @pytest.fixture

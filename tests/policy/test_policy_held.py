@@ -21,26 +21,16 @@ from foveal.rollout.local import LocalEngine
 from foveal.train.settings import StepSettings
 from foveal.train.step import train_step
 from foveal.types import CLEAN, Group, Inputs, Objective, Problem, Sampling
-from policy_cases import CASES, MIXED, NONE, ONE, TALL, TWO, batch, close, hold, shared, update
+from policy_cases import CASES, MIXED, NONE, ONE, TALL, TWO, batch, close, hold, restored, shared, update
 
 PATHS = ("split", "tiled", "dense")
 PROBLEMS = tuple(of for of, _ in MIXED)
 
 
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
 @pytest.fixture(autouse=True)
 def restore(policy: Policy) -> Iterator[None]:
-    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    yield
-    policy.attention_path = "split"
-    policy.held.clear()
-    policy.zero_grad()
-    policy.model.load_state_dict(before)
+    with restored(policy):
+        yield
 
 
 @pytest.fixture

@@ -10,19 +10,13 @@ import torch
 from transformers import AutoModelForImageTextToText
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from foveal.policy import Policy, load_policy, processing
+from foveal.policy import Policy, processing
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
 from foveal.types import Problem
 from policy_cases import NONE, ONE, TALL, TWO, picture, plain_model, problem
 
 THREE = problem("three", "<image> <image> and <image>", (140, 84), (28, 28), (56, 224))
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
 
 
 @pytest.fixture

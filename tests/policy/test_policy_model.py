@@ -17,12 +17,6 @@ from policy_cases import MIXED, batch, edited
 from tiny_models import build_tokenizer
 
 
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nowhere", "nowhere", "a/b/c"])
 def test_no_such_folder_is_said(path: str) -> None:
     with pytest.raises(FovealError, match=r"no such model: .*expected a Hugging Face model folder"):

@@ -32,7 +32,7 @@ from foveal.train.parity import PRODUCT_GAPS
 from foveal.train.settings import StepSettings
 from foveal.train.step import train_step
 from foveal.types import CLEAN, Completion, Group, Inputs, Objective, Sampling
-from policy_cases import MIXED, NONE, Outcome, close, shared, update, windowed
+from policy_cases import MIXED, NONE, Outcome, close, restored, shared, update, windowed
 
 PATHS = ("split", "tiled", "dense")
 PROBLEMS = tuple(of for of, _ in MIXED)
@@ -41,22 +41,10 @@ EQUAL = replace(ENDING, max_new_tokens=7, min_new_tokens=8)
 HELD = replace(ENDING, hold_tokens=1 << 20)
 
 
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
 @pytest.fixture(autouse=True)
 def restore(policy: Policy) -> Iterator[None]:
-    before = {name: value.clone() for name, value in policy.model.state_dict().items()}
-    yield
-    policy.attention_path = "split"
-    policy.use_linears(PLAIN)
-    policy.held.clear()
-    policy.held.gaps.clear()
-    policy.zero_grad()
-    policy.model.load_state_dict(before)
+    with restored(policy):
+        yield
 
 
 @pytest.fixture
@@ -347,7 +335,31 @@ def test_products_are_not_used_under_autocast_or_in_torchs_checkpoints(policy: P
     layers = copied.model.model.language_model.layers  # type: ignore[union-attr]
     for number, layer in enumerate(layers):
         layers[number] = checkpoint_wrapper(layer)
-    assert copied.checkpoints and not policy.checkpoints
+    assert policy.takes_products and not copied.takes_products
+
+
+def test_a_hook_on_a_linear_layer_sees_all_rows(policy: Policy) -> None:
+    seen: list[int] = []
+    layer = policy.model.model.language_model.layers[0].mlp.up_proj  # type: ignore[union-attr, index]
+    inputs, _ = drawn(policy, HELD)
+    hook = layer.register_forward_hook(lambda _, given, made: seen.append(len(made)))
+    policy(inputs, CLEAN)
+    hook.remove()
+    assert not used(policy) and seen == [int((inputs.lengths - 1).sum())]
+
+
+def test_what_was_never_recorded_reaches_nothing(policy: Policy) -> None:
+    """torch fills what it has not set with NaN in this mode."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        inputs, _ = drawn(policy, HELD)
+        (held,) = policy.held.products
+        assert all(kept.isnan().any() for kept in held.record.kept.values()), "completions end unlike"
+        found = update(policy, inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert used(policy)
+    assert close(found, again(policy, inputs))
 
 
 def test_a_known_product_leaves_the_rest_to_the_layers_library(monkeypatch: pytest.MonkeyPatch) -> None:

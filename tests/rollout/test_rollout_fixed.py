@@ -96,12 +96,6 @@ class Taped:
         return len(step.token), step.cache.size, step.early
 
 
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Many shapes within few tokens."""

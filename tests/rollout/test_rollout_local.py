@@ -23,12 +23,6 @@ from policy_cases import NONE, ONE, TALL, TWO, greedy, problem
 ALL = (ONE, TWO, NONE, TALL)
 
 
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
 @pytest.fixture
 def head(policy: Policy) -> Iterator[torch.Tensor]:
     """The head's weight, put back afterwards."""

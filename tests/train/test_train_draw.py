@@ -14,7 +14,7 @@ from foveal.config import load
 from foveal.data.collate import collate
 from foveal.objectives.grpo import GRPO
 from foveal.perturbations.replace import Blank
-from foveal.policy import Policy, load_policy
+from foveal.policy import Policy
 from foveal.rollout.local import LocalEngine
 from foveal.spec import ConfigError
 from foveal.train import loop
@@ -29,12 +29,6 @@ HALF = {"clean": 0.5, "noised": 0.5}
 SAMPLING = Sampling(group_size=5, max_new_tokens=6)
 NOISY = {"type": "noisy_rollout", "base": {"type": "grpo"}}
 NOISED = {"removed": {"type": "patch_mask"}, "noised": {"type": "noise", "std": 0.5}}
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
 
 
 def blanked(problem: Problem, view: ViewName) -> Problem:

@@ -72,12 +72,6 @@ class Spy:
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
-@pytest.fixture(scope="module")
 def inputs(policy: Policy) -> Inputs:
     """Two groups with pictures; the second one's rewards are all equal, and one of it is right. Facts are
     stated by the first letters, and no two completions of a group state equally many rightly."""

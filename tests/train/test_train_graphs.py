@@ -17,7 +17,7 @@ from foveal.objectives.cppo import CPPO
 from foveal.objectives.dvrp import DVRP
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
-from foveal.policy import Policy, load_policy
+from foveal.policy import Policy
 from foveal.policy.forward import micro_batches
 from foveal.spec import ConfigError, FovealError
 from foveal.train.graphs import _Views, kept_for_update
@@ -57,12 +57,6 @@ FREE = ("cppo", "cppo, no gate", "cppo, AReaL variant", "papo, removed view with
 
 Graphs = Literal["auto", "together", "apart"]
 SAMPLED = replace(settings(), score_old=False)
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
 
 
 @pytest.fixture(scope="module")

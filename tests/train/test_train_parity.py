@@ -35,12 +35,6 @@ CONTRAST = CPPO(base=GRPO(aggregation="token_mean"), cpl_coef=0.5, tau=1.0)
 
 
 @pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
-
-
-@pytest.fixture(scope="module")
 def inputs(policy: Policy) -> Inputs:
     return inputs_of(policy, record(policy, entropies=True)[:3])
 

@@ -1,26 +1,19 @@
 """What the sampler recorded stands for a scoring pass over the clean pictures, where it may."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from foveal.objectives.cppo import CPPO
 from foveal.objectives.vppo import VPPO
-from foveal.policy import Policy, load_policy
+from foveal.policy import Policy
 from foveal.rollout.local import LocalEngine
 from foveal.train.step import prepare, score
 from foveal.types import CLEAN, Group, Inputs, Sampling, ViewName
 from train_cases import PROBLEMS, TEMPERATURE, inputs_of, settings
 
 OBJECTIVE = CPPO(cpl_coef=0.5)
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from foveal.objectives.dapo import DAPO
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
 from foveal.objectives.vppo import VPPO
-from foveal.policy import Policy, load_policy
+from foveal.policy import Policy
 from foveal.policy.forward import micro_batches
 from foveal.train import graphs as graphs_module
 from foveal.train import update as update_module
@@ -29,12 +28,6 @@ from train_cases import METHODS, SPLIT, WHOLE, distance, gradients, inputs_of, m
 
 AGGREGATIONS: tuple[Aggregation, ...] = ("token_mean", "sequence_mean")
 BOUND = {torch.float32: 1e-5, torch.float64: 1e-10}
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_folder: Path) -> Policy:
-    torch.set_num_threads(1)
-    return load_policy(str(tiny_folder))
 
 
 @pytest.fixture(scope="module")

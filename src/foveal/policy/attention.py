@@ -1,29 +1,23 @@
 """Attention of a packed row: every prompt once, and the completions of its group attending to it.
 
 A packed row is `[p1 .. pn][c11 .. cnG]`, ragged and without padding. Each completion token sees its own
-prompt and its own completion up to itself. The layers of the model call `shared_attention`, which hands
-queries, keys and values to the layout of the row; without a layout it is the ordinary scaled-dot-product
-attention, so that `generate` works.
+prompt and its own completion up to itself. The layers of the model hand their queries, keys and values to the
+layout of the row.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, Protocol, cast
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import AttentionInterface
 
 from foveal.policy import merge
 from foveal.policy.merge import KeysValues, RowParts
 from foveal.policy.segments import Flash, Kernel, Padded, Segments, Tiled
-
-SHARED = "foveal_shared"
-"""Name under which the text model's attention is registered."""
 
 WINDOWS = "foveal_flash_windows"
 """Name of the vision tower's attention; "flash" makes transformers hand over all windows in one call."""
@@ -45,26 +39,6 @@ class Layout(Protocol):
         """Attention [1, heads, S, d] of queries [1, heads, S, d] over keys and values [1, kv_heads, S, d]; or
         [1, heads, R, d] of the queries of the tokens that are read."""
         ...
-
-
-def shared_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    layout: Layout | None = None,
-    **kwargs: Any,  # noqa: ANN401
-) -> tuple[Tensor, None]:
-    """The text layers' attention function; the signature is that of transformers' attention interface."""
-    if layout is None:
-        output, _ = sdpa_attention_forward(
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-        return output, None
-    return layout.attend(cast(int, module.layer_idx), query, key, value, scaling).transpose(1, 2), None
 
 
 def window_attention(
@@ -109,8 +83,6 @@ def _windows(x: Tensor, length: int) -> Tensor:
     return x.view(heads, size // length, length, width).transpose(0, 1)
 
 
-AttentionInterface.register(SHARED, shared_attention)
-AttentionMaskInterface.register(SHARED, sdpa_mask)
 AttentionInterface.register(WINDOWS, window_attention)
 
 
@@ -167,18 +139,21 @@ class PackedLayout:
     @cached_property
     def parts(self) -> RowParts:
         """The row as two ragged calls."""
+        return self._behind if self.prompts is not None else self._parts(with_prompts=True)
+
+    @cached_property
+    def _behind(self) -> RowParts:
+        """The completions alone, whose prompts' keys are handed in."""
+        return self._parts(with_prompts=False)
+
+    def _parts(self, *, with_prompts: bool) -> RowParts:
         return RowParts.of(
             self.prompt_lengths,
             self.completion_lengths,
             self.completion_prompts,
             device=self.device,
-            with_prompts=self.prompts is None,
+            with_prompts=with_prompts,
         )
-
-    @cached_property
-    def _completions(self) -> "PackedLayout":
-        """That of the completions alone, whose prompts' keys are handed in."""
-        return replace(self, prompts={}, captured=None)
 
     @cached_property
     def _ends(self) -> RowParts:
@@ -257,8 +232,8 @@ class PackedLayout:
         output = merge.attend(query[:n], *prompts, self._ends, scale, kernel=kernel)
         if len(query) == n:
             return output
-        rest, parts = (query[n:], key[size:], value[size:]), self._completions.parts
-        return torch.cat([output, merge.attend(*rest, parts, scale, kernel=kernel, prompts=prompts)])
+        rest = query[n:], key[size:], value[size:]
+        return torch.cat([output, merge.attend(*rest, self._behind, scale, kernel=kernel, prompts=prompts)])
 
     def _by_group(
         self,
@@ -290,9 +265,8 @@ class PackedLayout:
 
     @cached_property
     def _groups(self) -> "list[_Group]":
-        n = len(self.prompt_lengths)
         found, prompt, behind = [], 0, 0 if self.prompts is not None else self.prompt_size
-        fed = n
+        read = len(self.prompt_lengths)
         for number, length in enumerate(self.prompt_lengths):
             pairs = zip(self.completion_lengths, self.completion_prompts, strict=True)
             lengths = tuple(fed for fed, owner in pairs if owner == number)
@@ -308,12 +282,12 @@ class PackedLayout:
             found.append(
                 _Group(
                     places=self._places([*range(prompt, prompt + in_row), *range(behind, behind + own)]),
-                    read=self._places([number, *range(fed, fed + own)]),
+                    read=self._places([number, *range(read, read + own)]),
                     prompt=slice(prompt, prompt + length),
                     layout=layout,
                 )
             )
-            prompt, behind, fed = prompt + length, behind + own, fed + own
+            prompt, behind, read = prompt + length, behind + own, read + own
         return found
 
     def _places(self, places: list[int]) -> Tensor:

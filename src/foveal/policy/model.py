@@ -169,7 +169,7 @@ class Policy(nn.Module):
         device = self.device
         if view != CLEAN or not self.held.products or not torch.is_grad_enabled():
             return None
-        if torch.is_autocast_enabled(device.type) or self.checkpoints:
+        if torch.is_autocast_enabled(device.type) or not self.takes_products:
             return None
         pixels, prompts = inputs.vision[view].pixels, inputs.prompts
         owners, lengths = inputs.prompt_index[rows].tolist(), inputs.lengths[rows].tolist()
@@ -179,11 +179,13 @@ class Policy(nn.Module):
         return self.held.find_products(completions, device=device)
 
     @property
-    def checkpoints(self) -> bool:
-        """Whether layers are run again in the backward instead of keeping what it needs: by the library's
-        switch or in torch's wrapper."""
-        return any(
-            getattr(module, "gradient_checkpointing", False) or type(module).__name__ == "CheckpointWrapper"
+    def takes_products(self) -> bool:
+        """Whether an update may take products that sampling made: not where layers are run again in the
+        backward, by the library's switch or in torch's wrapper, nor where a hook waits for linear layers."""
+        return not any(
+            getattr(module, "gradient_checkpointing", False)
+            or type(module).__name__ == "CheckpointWrapper"
+            or (isinstance(module, nn.Linear) and (module._forward_hooks or module._forward_pre_hooks))
             for module in self.model.modules()
         )
 

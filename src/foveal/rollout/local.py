@@ -79,7 +79,7 @@ class LocalEngine:
         prompts = [len(item.prompt.token_ids) for item in encoded]
         reserved = policy.held.reserved + sum(prompts) + len(problems) * longest
         hold = view == CLEAN and reserved <= sampling.hold_tokens
-        keep = view == CLEAN and reserved <= sampling.product_tokens and not policy.checkpoints
+        keep = view == CLEAN and reserved <= sampling.product_tokens and policy.takes_products
         g = sampling.group_size
         record = Record(
             len(problems) * g,

@@ -31,7 +31,7 @@ class Family(Protocol):
     Layers of one window share a mask."""
 
     def adapt(self, model: nn.Module) -> None:
-        """Register the shared attention on a freshly loaded model and replace what is slow and equal."""
+        """Let the layers of a freshly loaded model take a layout, and replace what is slow and equal."""
         ...
 
     def use_linears(self, model: nn.Module, linears: Linears) -> None:

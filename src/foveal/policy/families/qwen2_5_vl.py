@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from foveal.policy.attention import SHARED, WINDOWS, Layout
+from foveal.policy.attention import WINDOWS, Layout
 from foveal.policy.decode import Decoder, LayerDecoder
 from foveal.policy.families.qwen2_5_vl_decode import MergedDecoder
 from foveal.policy.families.qwen2_5_vl_layer import LeanNorm, PackedLayer
@@ -30,8 +30,9 @@ class Qwen25VL:
         )
 
     def adapt(self, model: nn.Module) -> None:
-        """Set the attention functions; make the patch embedding, whose stride is its kernel, a product."""
-        model.set_attn_implementation({"text_config": SHARED, "vision_config": WINDOWS})  # type: ignore[operator]
+        """Packed text layers, batched vision windows, norms in few passes; the patch embedding, whose stride
+        is its kernel, as a product."""
+        model.set_attn_implementation({"text_config": "sdpa", "vision_config": WINDOWS})  # type: ignore[operator]
         PackedLayer.use(model.model.language_model)  # type: ignore[union-attr]
         LeanNorm.use(model)
         self.use_linears(model, PLAIN)
