@@ -144,9 +144,9 @@ class OptimizerConfig(Config):
     hold_products: Literal["auto", "always", "never"] = "auto"
     """Take what linear layers made of completions in sampling for the forward of the update, and compute only
     the rest. "auto" does so where a step fits one row of `micro_batch_tokens`; never with gradient
-    checkpointing, which is there to keep nothing. Attention of every token, and some rows of each product, are
-    compared with the update's own: where they are off by more than rounding, the step is made without. Results
-    are the same to rounding."""
+    checkpointing, which is there to keep nothing. Attention of every token, and some rows of each product,
+    are compared with the update's own: where they are off by more than rounding, the step is made without.
+    Results are the same to rounding."""
     view_graphs: Literal["auto", "together", "apart"] = "auto"
     """Hold the graphs of the update's views together, or one at a time ("apart": less memory, the same
     results; a forward without gradient more for each view beyond the first whose values are not known).
