@@ -64,7 +64,7 @@ class ProductPart:
 
     def take(self, layer: int, kind: str) -> Tensor:
         """What was made of all tokens [K, n]."""
-        found = [record.kept[layer, kind][places] for record, places in self.pieces]
+        found = [_rows(record.kept[layer, kind], places) for record, places in self.pieces]
         if self.final:
             for record in {id(record): record for record, _ in self.pieces}.values():
                 del record.kept[layer, kind]
@@ -97,6 +97,10 @@ class ProductPart:
         # Against the product alone: beside the states that it is added to, a wrong one would hardly show.
         size_of = _wide(made).norm() + SUM_ROUNDING * torch.finfo(made.dtype).eps * _wide(wanted).norm()
         self.gaps.append(_ratio(_wide(added - wanted).norm(), size_of))
+
+
+def _rows(x: Tensor, places: Tensor | slice) -> Tensor:
+    return x[places] if isinstance(places, slice) else x.index_select(0, places)
 
 
 def _wide(x: Tensor) -> Tensor:
