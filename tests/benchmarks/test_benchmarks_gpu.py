@@ -76,7 +76,10 @@ def test_the_tiny_shape_runs_whole_on_a_cpu(
     assert "peak memory" in report["not_measured"]
     printed = capsys.readouterr().out
     assert "| cppo |" in printed and "Not measured on a cpu: peak memory" in printed
-    assert found["sampler eager"]["tokens_per_s"] > 0 and "sampler graph" not in found
+    # On a busy machine the longer of two short runs may take no longer; which numbers follow is tested below.
+    eager = found["sampler eager"]
+    assert eager["tokens_per_s"] > 0 if "note" not in eager else "tokens_per_s" not in eager
+    assert "sampler graph" not in found
 
 
 @pytest.mark.parametrize(
