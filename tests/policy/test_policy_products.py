@@ -23,7 +23,8 @@ from foveal.policy.forward import micro_batches
 from foveal.policy.held import Held
 from foveal.policy.linears import ONEDNN, PLAIN, Linears, known_linear
 from foveal.policy.linears import route as route_to
-from foveal.policy.products import CHECKED
+from foveal.policy.products import CHECKED, FixedRecord, ProductRecord, RunningRecord
+from foveal.rollout import local
 from foveal.rollout.fixed import decode_fixed
 from foveal.rollout.graphs import Unheld
 from foveal.rollout.local import LocalEngine
@@ -120,15 +121,43 @@ def test_layers_with_a_window_are_as_exact(tiny_folder: Path, tmp_path: Path, wi
     assert close(found, again(policy, inputs))
 
 
-def test_decoding_in_one_shape_records_the_same(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def one_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoding as a graph of a device would hold it, run as it is."""
+
     def fixed(self: LocalEngine, record: Any, rows: Any, states: Any, **given: Any) -> None:
         decode_fixed(record, rows, states, graphs=Unheld(), **given)
 
-    engine = LocalEngine(policy)
-    engine.decode = "graph"
     monkeypatch.setattr(LocalEngine, "_decode", fixed)
-    inputs = gathered(policy, engine.generate(PROBLEMS, sampling=HELD, key=(1,)))
+    monkeypatch.setattr(local, "decode_way", lambda name, policy: "graph")
+
+
+@pytest.mark.usefixtures("one_shape")
+@pytest.mark.parametrize("sampling", [EQUAL, HELD], ids=["equal", "ending"])
+def test_decoding_in_one_shape_records_the_same(policy: Policy, sampling: Sampling) -> None:
+    inputs, _ = drawn(policy, sampling)
+    assert isinstance(policy.held.products[0].record, FixedRecord)
     found = update(policy, inputs)
+    assert used(policy)
+    assert close(found, again(policy, inputs))
+
+
+@pytest.mark.parametrize("wanted", [RunningRecord, FixedRecord])
+def test_what_was_never_recorded_reaches_nothing(
+    policy: Policy, wanted: type[ProductRecord], request: pytest.FixtureRequest
+) -> None:
+    """torch fills what it has not set with NaN in this mode."""
+    if wanted is FixedRecord:
+        request.getfixturevalue("one_shape")
+    torch.use_deterministic_algorithms(True)
+    try:
+        inputs, _ = drawn(policy, replace(HELD, max_new_tokens=400))
+        record = policy.held.products[0].record
+        assert isinstance(record, wanted)
+        assert all(kept.isnan().any() for kept in record.kept.values()), "completions end early"
+        found = update(policy, inputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
     assert used(policy)
     assert close(found, again(policy, inputs))
 
@@ -277,8 +306,7 @@ def test_one_token_that_attended_or_was_read_wrongly_is_seen(
     policy = load_policy(str(tiny_folder), dtype=dtype)
     inputs, _ = drawn(policy, EQUAL)
     (held,) = policy.held.products
-    kept = held.record.kept[layer, kind]
-    kept[37] = 0
+    held.record.kept[layer, kind][37] = 0
     policy(inputs, CLEAN)
     gap = policy.held.largest_gap()
     assert gap is not None and gap > 0.3
@@ -346,20 +374,6 @@ def test_a_hook_on_a_linear_layer_sees_all_rows(policy: Policy) -> None:
     policy(inputs, CLEAN)
     hook.remove()
     assert not used(policy) and seen == [int((inputs.lengths - 1).sum())]
-
-
-def test_what_was_never_recorded_reaches_nothing(policy: Policy) -> None:
-    """torch fills what it has not set with NaN in this mode."""
-    torch.use_deterministic_algorithms(True)
-    try:
-        inputs, _ = drawn(policy, HELD)
-        (held,) = policy.held.products
-        assert all(kept.isnan().any() for kept in held.record.kept.values()), "completions end unlike"
-        found = update(policy, inputs)
-    finally:
-        torch.use_deterministic_algorithms(False)
-    assert used(policy)
-    assert close(found, again(policy, inputs))
 
 
 def test_a_known_product_leaves_the_rest_to_the_layers_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -443,12 +457,12 @@ def test_a_step_on_wrong_products_is_made_anew_without(
     _, wanted, _ = stepped(policy, GRPO(), replace(ENDING, product_tokens=0), scored)
     put = MergedDecoder.record
 
-    def spoilt(self: MergedDecoder, rows: int, length: int) -> Any:
-        record = put(self, rows, length)
+    def spoilt(self: MergedDecoder, *given: Any, **how: Any) -> Any:
+        record = put(self, *given, **how)
         note = record.put
 
-        def wrong(layer: int, kind: str, places: Tensor, made: Tensor) -> None:
-            note(layer, kind, places, made * 1.01 if (layer, kind) == (1, "qkv") else made)
+        def wrong(layer: int, kind: str, made: Tensor) -> None:
+            note(layer, kind, made * 1.01 if (layer, kind) == (1, "qkv") else made)
 
         monkeypatch.setattr(record, "put", wrong)
         return record
@@ -490,11 +504,10 @@ def test_a_product_that_is_not_a_number_is_wrong_and_a_policy_that_is_not_is_not
 ) -> None:
     put = MergedDecoder.record
 
-    def spoilt(self: MergedDecoder, rows: int, length: int) -> Any:
-        record = put(self, rows, length)
-        monkeypatch.setattr(record, "put", lambda *given: None)
-        for kept in record.kept.values():
-            kept.fill_(torch.nan)
+    def spoilt(self: MergedDecoder, *given: Any, **how: Any) -> Any:
+        record = put(self, *given, **how)
+        note = record.put
+        monkeypatch.setattr(record, "put", lambda layer, kind, made: note(layer, kind, made * torch.nan))
         return record
 
     monkeypatch.setattr(MergedDecoder, "record", spoilt)

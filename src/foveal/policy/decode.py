@@ -20,9 +20,9 @@ class Decoder(Protocol):
         """Whether all of it can be recorded in a graph of the device: nothing waits for a value."""
         ...
 
-    def record(self, rows: int, length: int) -> ProductRecord | None:
-        """Memory for its linear layers' products of so many completions, each fed at most `length` tokens;
-        None where these are no use to an update."""
+    def record(self, rows: int, length: int, *, fixed: bool) -> ProductRecord | None:
+        """A record for its linear layers' products of so many completions, each fed at most `length` tokens,
+        for steps that a graph may hold where `fixed`; None where these are no use to an update."""
         ...
 
     def __call__(self, embeddings: Tensor, positions: Tensor, cache: "DecodeCache") -> Tensor:
@@ -48,7 +48,7 @@ class LayerDecoder:
 
     keeps_shapes: ClassVar[bool] = False
 
-    def record(self, rows: int, length: int) -> None:
+    def record(self, rows: int, length: int, *, fixed: bool) -> None:
         """Nothing is recorded: layers that are not plain linear ones make their products themselves."""
 
     def __call__(self, embeddings: Tensor, positions: Tensor, cache: "DecodeCache") -> Tensor:
@@ -97,8 +97,6 @@ class DecodeCache:
     """Which of the N G completions are fed, Int [B]; None: all. Only attention runs on all of them then."""
     products: ProductRecord | None = None
     """Where products of linear layers are recorded, if at all."""
-    places: Tensor | slice | None = None
-    """The new tokens' places there, Int [B]."""
 
     @classmethod
     def of(
@@ -175,8 +173,8 @@ class DecodeCache:
 
     def note(self, layer: int, kind: str, made: Tensor) -> None:
         """Record a layer's products [B, n] of the new tokens, if they are wanted."""
-        if self.products is not None and self.places is not None:
-            self.products.put(layer, kind, self.places, made)
+        if self.products is not None:
+            self.products.put(layer, kind, made)
 
     def _biases(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
         """What is added to scores over the prompt [N, 1, 1, 1, P] and over own keys [T]: -inf on what the new

@@ -10,6 +10,7 @@ them is compared with the update's own. All else acts on each row alone and by t
 every product are made again.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,27 +28,77 @@ SUM_ROUNDING = 16
 once is then at a sixteenth at most, below the limit in 16 bits, however large the states are."""
 
 
-class ProductRecord:
-    """What a call of the sampler made of its completions: [rows * length, n] of each layer and kind."""
+class ProductRecord(ABC):
+    """What a call of the sampler made of its completions, by layer and kind of product.
+
+    A token has the place: its completion's row times `length`, plus its own place in the completion. Memory
+    is of the type and on the device of `like`; of what is not set nothing is read.
+    """
 
     def __init__(self, sizes: Mapping[tuple[int, str], int], *, rows: int, length: int, like: Tensor) -> None:
-        """`sizes`: numbers a token of each layer's products, by kind; `length`: tokens that a completion may
-        be fed. Memory is of the type and on the device of `like`; of what is not set nothing is read."""
-        self.length = length
-        self.kept = {key: like.new_empty(rows * length, size) for key, size in sizes.items()}
+        """`sizes`: numbers a token of each product; `length`: tokens that a completion may be fed."""
+        self.length, self.size = length, rows * length
+        self.kept = {key: like.new_empty(self.size, size) for key, size in sizes.items()}
 
-    def put(self, layer: int, kind: str, places: Tensor | slice, made: Tensor) -> None:
-        """Products [B, n] of tokens at places Int [B]: row times `length` plus the token's own place."""
+    @abstractmethod
+    def begin(self, rows: Tensor, token: int | Tensor) -> None:
+        """What is put from now on is of this token of these completions (Int [B])."""
+
+    @abstractmethod
+    def put(self, layer: int, kind: str, made: Tensor) -> None:
+        """A layer's products [B, n] of the tokens at hand."""
+
+    @abstractmethod
+    def take(self, layer: int, kind: str, places: Tensor | slice) -> Tensor:
+        """Products [k, n] of tokens at places (Int [k]) that were recorded."""
+
+    def drop(self, layer: int, kind: str) -> None:
+        """Let these go."""
+        del self.kept[layer, kind]
+
+
+class RunningRecord(ProductRecord):
+    """Each step's tokens behind those of the step before: one plain copy a product, whichever rows still
+    run. They are put in order as they are taken."""
+
+    def __init__(self, sizes: Mapping[tuple[int, str], int], *, rows: int, length: int, like: Tensor) -> None:
+        super().__init__(sizes, rows=rows, length=length, like=like)
+        self._order = torch.full((self.size,), -1, device=like.device)
+        """For each place, where its token is among those that were put."""
+        self._now = slice(0, 0)
+
+    def begin(self, rows: Tensor, token: int | Tensor) -> None:
+        """See `ProductRecord.begin`."""
+        self._now = slice(self._now.stop, self._now.stop + len(rows))
+        put = torch.arange(self._now.start, self._now.stop, device=rows.device)
+        self._order.index_copy_(0, rows * self.length + token, put)
+
+    def put(self, layer: int, kind: str, made: Tensor) -> None:
+        """See `ProductRecord.put`."""
+        self.kept[layer, kind][self._now] = made
+
+    def take(self, layer: int, kind: str, places: Tensor | slice) -> Tensor:
+        """See `ProductRecord.take`."""
+        return self.kept[layer, kind].index_select(0, self._order[places])
+
+
+class FixedRecord(ProductRecord):
+    """Each token at its own place, which a tensor may tell: for steps that a graph of the device holds."""
+
+    _places: Tensor
+
+    def begin(self, rows: Tensor, token: int | Tensor) -> None:
+        """See `ProductRecord.begin`."""
+        self._places = rows * self.length + token
+
+    def put(self, layer: int, kind: str, made: Tensor) -> None:
+        """See `ProductRecord.put`."""
+        self.kept[layer, kind].index_copy_(0, self._places, made)
+
+    def take(self, layer: int, kind: str, places: Tensor | slice) -> Tensor:
+        """See `ProductRecord.take`."""
         kept = self.kept[layer, kind]
-        if isinstance(places, slice):
-            kept[places] = made
-        else:
-            kept.index_copy_(0, places, made)
-
-    def neighbours(self, first: int, rows: int, place: int) -> slice:
-        """The places of one token of each of so many rows from `first` on."""
-        start = first * self.length + place
-        return slice(start, start + (rows - 1) * self.length + 1, self.length)
+        return kept[places] if isinstance(places, slice) else kept.index_select(0, places)
 
 
 @dataclass(kw_only=True)
@@ -64,10 +115,10 @@ class ProductPart:
 
     def take(self, layer: int, kind: str) -> Tensor:
         """What was made of all tokens [K, n]."""
-        found = [_rows(record.kept[layer, kind], places) for record, places in self.pieces]
+        found = [record.take(layer, kind, places) for record, places in self.pieces]
         if self.final:
             for record in {id(record): record for record, _ in self.pieces}.values():
-                del record.kept[layer, kind]
+                record.drop(layer, kind)
         return found[0] if len(found) == 1 else torch.cat(found)
 
     def linear(self, module: nn.Linear, x: Tensor, known: Tensor, total: Tensor | None = None) -> Tensor:
@@ -97,10 +148,6 @@ class ProductPart:
         # Against the product alone: beside the states that it is added to, a wrong one would hardly show.
         size_of = _wide(made).norm() + SUM_ROUNDING * torch.finfo(made.dtype).eps * _wide(wanted).norm()
         self.gaps.append(_ratio(_wide(added - wanted).norm(), size_of))
-
-
-def _rows(x: Tensor, places: Tensor | slice) -> Tensor:
-    return x[places] if isinstance(places, slice) else x.index_select(0, places)
 
 
 def _wide(x: Tensor) -> Tensor:

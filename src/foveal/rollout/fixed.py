@@ -63,7 +63,7 @@ class TokenStep:
         """One token of each row."""
         cache, batch = self.cache, self.batch
         cache.advance()
-        batch.at(cache.place)
+        batch.begin(cache.place)
         states = self.feed(self.token, batch.position + cache.place, cache)
         place = cache.place + 1
         uniform = None if batch.noise is None else batch.noise.index_select(1, place)[:, 0]

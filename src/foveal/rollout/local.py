@@ -92,7 +92,10 @@ class LocalEngine:
             # A packed row takes products of all its completions or of none.
             policy.held.products.clear()
         decoder = policy.family.decoder(policy.model, policy.linears)
-        products = decoder.record(len(problems) * g, sampling.max_new_tokens - 1) if keep else None
+        products = None
+        if keep:
+            fixed = self.decode == "graph"
+            products = decoder.record(len(problems) * g, sampling.max_new_tokens - 1, fixed=fixed)
         feed = feeding(policy, decoder)
         for part in _batches(prompts, behind=longest, most=KEYS_PER_ROW_TOKEN * sampling.row_tokens):
             # Not bound to a name: no part's keys are to stand beside the next one's.
@@ -145,7 +148,6 @@ class LocalEngine:
             position=position.repeat_interleave(g),
             noise=self._noise(problems, sampling, key),
             running=torch.ones_like(rows, dtype=torch.bool),
-            first=first,
         )
         return batch, states.repeat_interleave(g, 0)
 

@@ -67,22 +67,15 @@ class Batch:
     noise: Float[Tensor, "B T"] | None
     """Uniform numbers of each place; None takes the likeliest token."""
     running: Bool[Tensor, "B"]
-    first: int | None = None
-    """The first of `rows`, where these are neighbours."""
 
     def uniform(self, step: int) -> Tensor | None:
         """The numbers that the tokens of a place are drawn with."""
         return None if self.noise is None else self.noise[:, step]
 
-    def at(self, place: int | Tensor) -> None:
-        """Products of the tokens that are fed next belong to this place of each completion."""
-        products = self.cache.products
-        if products is None:
-            return
-        if self.first is not None and isinstance(place, int):
-            self.cache.places = products.neighbours(self.first, len(self.rows), place)
-        else:
-            self.cache.places = self.rows * products.length + place
+    def begin(self, token: int | Tensor) -> None:
+        """Products that are recorded from now on are of this token of each completion."""
+        if self.cache.products is not None:
+            self.cache.products.begin(self.rows, token)
 
     def still_needed(self, share: float) -> tuple[Tensor, Tensor] | None:
         """Groups (Int [n]) and, of each, as many members (Int [n, g]) as run in the fullest, the running ones
@@ -117,7 +110,6 @@ class Batch:
             position=self.position[alive],
             noise=None if self.noise is None else self.noise[alive],
             running=self.running[alive],
-            first=None,
         )
 
     def places(self, groups: Tensor, members: Tensor) -> Tensor:
@@ -134,7 +126,6 @@ class Batch:
             position=self.position[places],
             noise=None if self.noise is None else self.noise[places],
             running=self.running[places],
-            first=None,
         )
 
 
@@ -163,6 +154,6 @@ def decode(record: Record, batch: Batch, states: Tensor, *, draw: Draw, feed: Fe
                 token, batch = token[left[0]], left[1]
         if step + 1 < size:
             batch.cache.step = step
-            batch.at(step)
+            batch.begin(step)
             states = feed(token, batch.position + step, batch.cache)
     record.put(batch.rows, since, found)

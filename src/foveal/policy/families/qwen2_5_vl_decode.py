@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from foveal.policy.decode import DecodeCache
 from foveal.policy.linears import FixedLinear, Linears, plain_linear
-from foveal.policy.products import ProductRecord
+from foveal.policy.products import FixedRecord, ProductRecord, RunningRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class MergedDecoder:
             cache.note(number, "output", states)
         return F.rms_norm(states, size, self.last, self.epsilon)
 
-    def record(self, rows: int, length: int) -> ProductRecord:
+    def record(self, rows: int, length: int, *, fixed: bool) -> ProductRecord:
         """See `foveal.policy.decode.Decoder`. `qkv`: queries (scaled), keys and values before they are
         rotated; `attention`: what it gives; `gate_up`; `attended` and `output`: the states with attention's
         projected, and the MLP's, added; `input` of the first layer: the embeddings.
@@ -99,7 +99,7 @@ class MergedDecoder:
             "output": hidden,
         }
         layers = range(len(self.layers))
-        return ProductRecord(
+        return (FixedRecord if fixed else RunningRecord)(
             {(0, "input"): hidden}
             | {(layer, kind): size for layer in layers for kind, size in sizes.items()},
             rows=rows,
