@@ -119,7 +119,7 @@ class Bench:
             (newer or model.gradient_checkpointing_enable)()
         self.widths = flops.Widths.of(self.policy.model.config)
         self.engine = LocalEngine(self.policy)
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-4)
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-4, fused=True)
         self.settings = StepSettings(
             temperature=1.0,
             micro_batch_tokens=args.micro_batch_tokens,

@@ -9,7 +9,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLRMSNorm
 
 from foveal.policy import load_policy
 from foveal.policy.families.qwen2_5_vl_layer import LeanNorm
-from foveal.policy.norms import rms_norm
+from foveal.policy.norms import FixedNorm, rms_norm
 
 
 def given(*size: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -21,7 +21,9 @@ def given(*size: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tenso
 def test_by_hand() -> None:
     x, weight = torch.tensor([[3.0, 4.0]]), torch.tensor([2.0, 10.0])
     # mean(x^2) = 12.5; with 3.5 more its root is 4.
-    assert torch.equal(rms_norm(x, weight, 3.5), torch.tensor([[1.5, 10.0]]))
+    wanted = torch.tensor([[1.5, 10.0]])
+    assert torch.equal(rms_norm(x, weight, 3.5), wanted)
+    torch.testing.assert_close(FixedNorm(weight, 3.5)(x), wanted, rtol=3e-7, atol=0)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (2, 3, 4), (1, 1, 1)])
@@ -42,6 +44,18 @@ def test_it_is_the_librarys_in_float32() -> None:
         (found, *torch.autograd.grad(found, (x, weight), slope)), (wanted, *grads), strict=True
     ):
         assert (one - other).norm() <= 3e-7 * other.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 1e4])
+def test_decodings_norm_is_torchs(dtype: torch.dtype, size: float) -> None:
+    x, weight = (t.detach() for t in given(40, 96, dtype=dtype))
+    x = x * size
+    x[7] = 0
+    found = FixedNorm(weight, 1e-6)(x)
+    wanted = torch.nn.functional.rms_norm(x, (96,), weight, 1e-6)
+    assert found.dtype == dtype and (found - wanted).norm() <= 2 * torch.finfo(dtype).eps * wanted.norm()
+    assert torch.equal(found[7], torch.zeros(96, dtype=dtype))
 
 
 def test_only_gradients_that_are_wanted_are_made() -> None:

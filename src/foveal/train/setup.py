@@ -58,6 +58,10 @@ def reference_policy(config: RunConfig) -> Policy | None:
     return policy_of(config).eval().requires_grad_(False) if config.objective.uses_reference else None
 
 
+FUSED = ("cpu", "cuda", "xpu")
+"""Devices whose AdamW goes over memory once."""
+
+
 def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
     """AdamW over the weights that are trained."""
     settings = config.optimizer
@@ -66,6 +70,7 @@ def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
         lr=settings.lr,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
+        fused=policy.device.type in FUSED,
     )
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from foveal.policy.decode import DecodeCache
 from foveal.policy.linears import FixedLinear, Linears, plain_linear
+from foveal.policy.norms import FixedNorm
 from foveal.policy.products import FixedRecord, ProductRecord, RunningRecord
 
 
@@ -16,10 +17,10 @@ from foveal.policy.products import FixedRecord, ProductRecord, RunningRecord
 class _Layer:
     """Weights of one layer; queries come out scaled."""
 
-    before: Tensor
+    before: FixedNorm
     qkv: FixedLinear
     out: FixedLinear
-    after: Tensor
+    after: FixedNorm
     gate_up: FixedLinear
     down: FixedLinear
 
@@ -39,10 +40,11 @@ class MergedDecoder:
         self.kv_heads: int = config.num_key_value_heads
         self.width: int = config.hidden_size // self.heads
         self.inner: int = config.intermediate_size
-        self.epsilon: float = config.rms_norm_eps
         self.inverse: Tensor = text.rotary_emb.inv_freq
         self.rotary_scale: float = text.rotary_emb.attention_scaling
-        self.last: Tensor = text.norm.weight
+        self.epsilon: float = config.rms_norm_eps
+        self.weight: Tensor = text.norm.weight.detach()
+        self.last = FixedNorm(self.weight, self.epsilon)
         self.layers = [self._layer(layer, linears) for layer in text.layers]
 
     @staticmethod
@@ -62,11 +64,10 @@ class MergedDecoder:
         """See `foveal.policy.decode.Decoder`."""
         heads, kv, width, half = self.heads, self.kv_heads, self.width, self.width // 2
         cos, sin = self._rotary(positions, embeddings.dtype)
-        states, size = embeddings, (embeddings.shape[-1],)
+        states = embeddings
         cache.note(0, "input", embeddings)
         for number, layer in enumerate(self.layers):
-            found = F.rms_norm(states, size, layer.before, self.epsilon)
-            found = layer.qkv(found)
+            found = layer.qkv(layer.before(states))
             cache.note(number, "qkv", found)
             found = found.view(-1, heads + 2 * kv, width)
             turned = found[:, : heads + kv]
@@ -77,20 +78,19 @@ class MergedDecoder:
             cache.note(number, "attention", found)
             states = layer.out.added(states, found)
             cache.note(number, "attended", states)
-            found = F.rms_norm(states, size, layer.after, self.epsilon)
-            found = layer.gate_up(found)
+            found = layer.gate_up(layer.after(states))
             cache.note(number, "gate_up", found)
             gate, up = found.chunk(2, dim=-1)
             states = layer.down.added(states, F.silu(gate).mul_(up))
             cache.note(number, "output", states)
-        return F.rms_norm(states, size, self.last, self.epsilon)
+        return self.last(states)
 
     def record(self, rows: int, length: int, *, fixed: bool) -> ProductRecord:
         """See `foveal.policy.decode.Decoder`. `qkv`: queries (scaled), keys and values before they are
         rotated; `attention`: what it gives; `gate_up`; `attended` and `output`: the states with attention's
         projected, and the MLP's, added; `input` of the first layer: the embeddings.
         """
-        hidden, mixed = len(self.last), self.heads * self.width
+        hidden, mixed = len(self.weight), self.heads * self.width
         sizes = {
             "qkv": mixed + 2 * self.kv_heads * self.width,
             "attention": mixed,
@@ -104,7 +104,7 @@ class MergedDecoder:
             | {(layer, kind): size for layer in layers for kind, size in sizes.items()},
             rows=rows,
             length=length,
-            like=self.last.detach(),
+            like=self.weight,
         )
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -121,14 +121,14 @@ class MergedDecoder:
         parts: tuple[nn.Linear, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
         factors = (scale, 1.0, 1.0)
         return _Layer(
-            before=layer.input_layernorm.weight,
+            before=FixedNorm(layer.input_layernorm.weight, self.epsilon),
             qkv=FixedLinear(
                 torch.cat([m.weight * factor for m, factor in zip(parts, factors, strict=True)]),
                 torch.cat([m.bias * factor for m, factor in zip(parts, factors, strict=True)]),
                 linears,
             ),
             out=FixedLinear(attention.o_proj.weight, None, linears),
-            after=layer.post_attention_layernorm.weight,
+            after=FixedNorm(layer.post_attention_layernorm.weight, self.epsilon),
             gate_up=FixedLinear(torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]), None, linears),
             down=FixedLinear(mlp.down_proj.weight, None, linears),
         )
