@@ -229,6 +229,18 @@ def test_what_is_not_of_these_weights_pictures_prompts_and_tokens_is_made_again(
     assert not used(policy)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_any_optimizer_ends_what_is_held(policy: Policy, fused: bool) -> None:
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, fused=fused)
+    inputs, _ = drawn(policy, HELD)
+    for parameter in policy.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    found = update(policy, inputs)
+    assert not used(policy)
+    assert close(found, again(policy, inputs))
+
+
 def test_products_are_let_go_with_their_last_use_with_the_weights_and_not_kept_where_they_do_not_fit(
     policy: Policy,
 ) -> None:
@@ -292,7 +304,7 @@ def test_completions_of_one_token_have_none(policy: Policy) -> None:
 def test_a_product_that_is_wrong_is_seen(policy: Policy, kind: str, layer: int) -> None:
     inputs, _ = drawn(policy, EQUAL)
     (held,) = policy.held.products
-    held.record.kept[layer, kind].mul_(1.02)
+    held.record.of(layer, kind).mul_(1.02)
     update(policy, inputs)
     gap = policy.held.largest_gap()
     assert gap is not None and gap > 0.01
@@ -306,7 +318,7 @@ def test_one_token_that_attended_or_was_read_wrongly_is_seen(
     policy = load_policy(str(tiny_folder), dtype=dtype)
     inputs, _ = drawn(policy, EQUAL)
     (held,) = policy.held.products
-    held.record.kept[layer, kind][37] = 0
+    held.record.of(layer, kind)[37] = 0
     policy(inputs, CLEAN)
     gap = policy.held.largest_gap()
     assert gap is not None and gap > 0.3
@@ -326,7 +338,7 @@ def test_a_product_that_is_missing_is_seen_beside_large_states(
         inputs, _ = drawn(policy, EQUAL)
         (held,) = policy.held.products
         if spoilt:
-            held.record.kept[before[0], kind].copy_(held.record.kept[before])
+            held.record.of(before[0], kind).copy_(held.record.of(*before))
         policy(inputs, CLEAN)
         gaps.append(policy.held.largest_gap())
         policy.held.clear()
@@ -461,8 +473,8 @@ def test_a_step_on_wrong_products_is_made_anew_without(
         record = put(self, *given, **how)
         note = record.put
 
-        def wrong(layer: int, kind: str, made: Tensor) -> None:
-            note(layer, kind, made * 1.01 if (layer, kind) == (1, "qkv") else made)
+        def wrong(layer: int, made: dict[str, Tensor]) -> None:
+            note(layer, made | {"qkv": made["qkv"] * 1.01} if layer == 1 else made)
 
         monkeypatch.setattr(record, "put", wrong)
         return record
@@ -507,7 +519,9 @@ def test_a_product_that_is_not_a_number_is_wrong_and_a_policy_that_is_not_is_not
     def spoilt(self: MergedDecoder, *given: Any, **how: Any) -> Any:
         record = put(self, *given, **how)
         note = record.put
-        monkeypatch.setattr(record, "put", lambda layer, kind, made: note(layer, kind, made * torch.nan))
+        monkeypatch.setattr(
+            record, "put", lambda layer, made: note(layer, {kind: x * torch.nan for kind, x in made.items()})
+        )
         return record
 
     monkeypatch.setattr(MergedDecoder, "record", spoilt)

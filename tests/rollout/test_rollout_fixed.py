@@ -419,5 +419,6 @@ def test_a_fixed_cache_reads_no_further_than_its_size() -> None:
     assert cache.place.tolist() == [1]
     assert cache.own_bias is not None
     assert cache.own_bias.tolist() == [0, 0, *[-torch.inf] * 5]
-    stored = cache._stored(cache.own[0][0], torch.ones(2, 2, 2, 4))
-    assert stored.shape[3] == 4 and stored[:, :, :, 1].eq(1).all() and not stored[:, :, :, [0, 2, 3]].any()
+    own = cache.own[0][0]
+    cache._store(own, torch.ones(2, 2, 2, 4))
+    assert cache.seen == 4 and own[:, :, :, 1].eq(1).all() and not own[:, :, :, [0, 2, 3]].any()

@@ -2,7 +2,7 @@
 and what runs the text layers on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, Self
 
 import torch
@@ -97,6 +97,7 @@ class DecodeCache:
     """Which of the N G completions are fed, Int [B]; None: all. Only attention runs on all of them then."""
     products: ProductRecord | None = None
     """Where products of linear layers are recorded, if at all."""
+    _views: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -149,14 +150,13 @@ class DecodeCache:
             query, key, value = (
                 x.new_zeros(n * g, *x.shape[1:]).index_copy_(0, self.slots, x) for x in (query, key, value)
             )
-        own_keys, own_values = (
-            self._stored(x, new.view(n, g, kv, width).transpose(1, 2)).flatten(0, 2)
-            for x, new in zip(self.own[layer], (key, value), strict=True)
-        )
-        prefix_keys, prefix_values = (x.flatten(0, 1) for x in self.prefix[layer])
-        longest = prefix_keys.shape[1]
+        for x, new in zip(self.own[layer], (key, value), strict=True):
+            self._store(x, new.view(n, g, kv, width).transpose(1, 2))
+        prefix_keys, prefix_values, own_keys, own_values = self._flat(layer)
+        own_keys, own_values = own_keys[:, : self.seen], own_values[:, : self.seen]
+        longest = prefix_values.shape[1]
         rows = query.view(n, g, kv, repeat, width).transpose(1, 2).reshape(n * kv, g * repeat, width)
-        to_prefix = torch.bmm(rows, prefix_keys.transpose(1, 2)).view(n, kv, g, repeat, longest)
+        to_prefix = torch.bmm(rows, prefix_keys).view(n, kv, g, repeat, longest)
         prefix_bias, own_bias = self._biases(layer)
         if prefix_bias is not None:
             to_prefix = to_prefix + prefix_bias
@@ -170,11 +170,6 @@ class DecodeCache:
         output = output.view(n, kv, g, repeat, width).transpose(1, 2)
         output = output.reshape(n * g, kv * repeat, width)
         return output if self.slots is None else output.index_select(0, self.slots)
-
-    def note(self, layer: int, kind: str, made: Tensor) -> None:
-        """Record a layer's products [B, n] of the new tokens, if they are wanted."""
-        if self.products is not None:
-            self.products.put(layer, kind, made)
 
     def _biases(self, layer: int) -> tuple[Tensor | None, Tensor | None]:
         """What is added to scores over the prompt [N, 1, 1, 1, P] and over own keys [T]: -inf on what the new
@@ -194,10 +189,25 @@ class DecodeCache:
         """Place of the new token in its completion."""
         return self.step
 
-    def _stored(self, x: Tensor, new: Tensor) -> Tensor:
-        """Put the new token's [N, kv_heads, G, d] into [N, kv_heads, G, T, d]; what is to be read of it."""
+    @property
+    def seen(self) -> int:
+        """Places of own keys that are read."""
+        return self.step + 1
+
+    def _store(self, x: Tensor, new: Tensor) -> None:
+        """Put the new token's [N, kv_heads, G, d] into [N, kv_heads, G, T, d]."""
         x[:, :, :, self.step] = new
-        return x[:, :, :, : self.step + 1]
+
+    def _flat(self, layer: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The prompts' keys [N kv_heads, d, P] and values [N kv_heads, P, d], own keys and values
+        [N kv_heads G, T, d]: views that are made once."""
+        found = self._views.get(layer)
+        if found is None:
+            (keys, values), own = self.prefix[layer], self.own[layer]
+            keys = keys.flatten(0, 1).transpose(1, 2)
+            found = keys, values.flatten(0, 1), own[0].flatten(0, 2), own[1].flatten(0, 2)
+            self._views[layer] = found
+        return found
 
     @staticmethod
     def _room(x: Tensor, *size: int) -> Tensor:
@@ -249,9 +259,13 @@ class FixedCache(DecodeCache):
     def _place(self) -> Tensor:
         return self.place
 
-    def _stored(self, x: Tensor, new: Tensor) -> Tensor:
+    @property
+    def seen(self) -> int:
+        """See `DecodeCache.seen`."""
+        return self.size
+
+    def _store(self, x: Tensor, new: Tensor) -> None:
         x.index_copy_(3, self.place, new.unsqueeze(3))
-        return x[:, :, :, : self.size]
 
     @staticmethod
     def _room(x: Tensor, *size: int) -> Tensor:

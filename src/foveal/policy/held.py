@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from foveal.policy.merge import KeysValues
 from foveal.policy.products import ProductPart, ProductRecord
@@ -160,7 +161,7 @@ class Held:
         if self.uses <= 0:
             self.products.clear()
         return ProductPart(
-            pieces=[(record, _places(places, device)) for record, places in found],
+            pieces=[(record, torch.tensor(places, device=device)) for record, places in found],
             final=self.uses <= 0,
         )
 
@@ -250,12 +251,15 @@ class HeldPart:
         return found
 
 
-def _places(places: Sequence[int], device: torch.device) -> Tensor | slice:
-    """A slice where places are neighbours."""
-    first, size = places[0], len(places)
-    if list(places) == list(range(first, first + size)):
-        return slice(first, first + size)
-    return torch.tensor(places, device=device)
+def _count_change(optimizer: torch.optim.Optimizer, *_: object) -> None:
+    """Fused steps change weights in place without counting it."""
+    torch.autograd.graph.increment_version(
+        [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    )
+
+
+register_optimizer_step_post_hook(_count_change)
+"""For every optimizer, as a weight may be anyone's: `Held._weights` reads what is counted."""
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

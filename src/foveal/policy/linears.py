@@ -197,16 +197,19 @@ class FixedLinear:
         if self._packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
         self._weight = weight
+        self._turned = weight if self._packed else weight.t()
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T + b [R, n] of x [R, k]."""
-        return (_onednn if self._packed else F.linear)(x, self._weight, self._bias)
+        if self._packed:
+            return _onednn(x, self._weight, self._bias)
+        return F.linear(x, self._weight, self._bias)
 
     def added(self, total: Tensor, x: Tensor) -> Tensor:
         """total + x W^T, of a layer without a bias."""
         if self._packed:
             return _onednn(x, self._weight).add_(total)
-        return torch.addmm(total, x, self._weight.t())
+        return torch.addmm(total, x, self._turned)
 
 
 def linears_of(name: str, *, device: torch.device, dtype: torch.dtype) -> Linears:

@@ -31,37 +31,60 @@ once is then at a sixteenth at most, below the limit in 16 bits, however large t
 class ProductRecord(ABC):
     """What a call of the sampler made of its completions, by layer and kind of product.
 
-    A token has the place: its completion's row times `length`, plus its own place in the completion. Memory
-    is of the type and on the device of `like`; of what is not set nothing is read.
+    A token has the place: its completion's row times `length`, plus its own place in the completion. A
+    layer's products of a token lie side by side. Memory is of the type and on the device of `like`; of what
+    is not set nothing is read.
     """
 
-    def __init__(self, sizes: Mapping[tuple[int, str], int], *, rows: int, length: int, like: Tensor) -> None:
-        """`sizes`: numbers a token of each product; `length`: tokens that a completion may be fed."""
+    def __init__(
+        self, sizes: Mapping[int, Mapping[str, int]], *, rows: int, length: int, like: Tensor
+    ) -> None:
+        """`sizes`: numbers a token of each layer's products, by kind; `length`: tokens that a completion may
+        be fed."""
         self.length, self.size = length, rows * length
-        self.kept = {key: like.new_empty(self.size, size) for key, size in sizes.items()}
+        self._kinds = {layer: list(kinds) for layer, kinds in sizes.items()}
+        self._sizes = {layer: list(kinds.values()) for layer, kinds in sizes.items()}
+        self.kept = {layer: like.new_empty(self.size, sum(of)) for layer, of in self._sizes.items()}
+        self._wanted = {layer: set(kinds) for layer, kinds in sizes.items()}
 
     @abstractmethod
     def begin(self, rows: Tensor, token: int | Tensor) -> None:
         """What is put from now on is of this token of these completions (Int [B])."""
 
-    @abstractmethod
-    def put(self, layer: int, kind: str, made: Tensor) -> None:
-        """A layer's products [B, n] of the tokens at hand."""
+    def put(self, layer: int, made: Mapping[str, Tensor]) -> None:
+        """A layer's products [B, n] of the tokens at hand, by kind."""
+        self._put(self.kept[layer], [made[kind] for kind in self._kinds[layer]])
 
     @abstractmethod
-    def take(self, layer: int, kind: str, places: Tensor | slice) -> Tensor:
+    def _put(self, kept: Tensor, made: list[Tensor]) -> None: ...
+
+    def of(self, layer: int, kind: str) -> Tensor:
+        """Products [rows * length, n] as they lie."""
+        parts = torch.split(self.kept[layer], self._sizes[layer], dim=1)
+        return parts[self._kinds[layer].index(kind)]
+
+    def take(self, layer: int, kind: str, places: Tensor) -> Tensor:
         """Products [k, n] of tokens at places (Int [k]) that were recorded."""
+        return self.of(layer, kind).index_select(0, self._at(places))
+
+    @abstractmethod
+    def _at(self, places: Tensor) -> Tensor:
+        """Where tokens lie, of their places."""
 
     def drop(self, layer: int, kind: str) -> None:
-        """Let these go."""
-        del self.kept[layer, kind]
+        """These are not wanted again: a layer's memory goes with the last of them."""
+        self._wanted[layer].discard(kind)
+        if not self._wanted[layer]:
+            self.kept.pop(layer, None)
 
 
 class RunningRecord(ProductRecord):
-    """Each step's tokens behind those of the step before: one plain copy a product, whichever rows still
-    run. They are put in order as they are taken."""
+    """Each step's tokens behind those of the step before: one plain copy a layer, whichever rows still run.
+    They are put in order as they are taken."""
 
-    def __init__(self, sizes: Mapping[tuple[int, str], int], *, rows: int, length: int, like: Tensor) -> None:
+    def __init__(
+        self, sizes: Mapping[int, Mapping[str, int]], *, rows: int, length: int, like: Tensor
+    ) -> None:
         super().__init__(sizes, rows=rows, length=length, like=like)
         self._order = torch.full((self.size,), -1, device=like.device)
         """For each place, where its token is among those that were put."""
@@ -73,13 +96,11 @@ class RunningRecord(ProductRecord):
         put = torch.arange(self._now.start, self._now.stop, device=rows.device)
         self._order.index_copy_(0, rows * self.length + token, put)
 
-    def put(self, layer: int, kind: str, made: Tensor) -> None:
-        """See `ProductRecord.put`."""
-        self.kept[layer, kind][self._now] = made
+    def _put(self, kept: Tensor, made: list[Tensor]) -> None:
+        torch.cat(made, dim=1, out=kept[self._now])
 
-    def take(self, layer: int, kind: str, places: Tensor | slice) -> Tensor:
-        """See `ProductRecord.take`."""
-        return self.kept[layer, kind].index_select(0, self._order[places])
+    def _at(self, places: Tensor) -> Tensor:
+        return self._order[places]
 
 
 class FixedRecord(ProductRecord):
@@ -91,22 +112,19 @@ class FixedRecord(ProductRecord):
         """See `ProductRecord.begin`."""
         self._places = rows * self.length + token
 
-    def put(self, layer: int, kind: str, made: Tensor) -> None:
-        """See `ProductRecord.put`."""
-        self.kept[layer, kind].index_copy_(0, self._places, made)
+    def _put(self, kept: Tensor, made: list[Tensor]) -> None:
+        kept.index_copy_(0, self._places, torch.cat(made, dim=1))
 
-    def take(self, layer: int, kind: str, places: Tensor | slice) -> Tensor:
-        """See `ProductRecord.take`."""
-        kept = self.kept[layer, kind]
-        return kept[places] if isinstance(places, slice) else kept.index_select(0, places)
+    def _at(self, places: Tensor) -> Tensor:
+        return places
 
 
 @dataclass(kw_only=True)
 class ProductPart:
     """Products of the fed tokens of some completions, in the order of a packed row."""
 
-    pieces: Sequence[tuple[ProductRecord, Tensor | slice]]
-    """Records, and places Int [k] in them; a slice where these are neighbours, of which nothing is copied."""
+    pieces: Sequence[tuple[ProductRecord, Tensor]]
+    """Records, and places Int [k] in them."""
     final: bool
     """Nothing of the records is wanted after this: what is taken is let go."""
     gaps: list[Tensor] = field(default_factory=list)

@@ -40,8 +40,11 @@ class MergedDecoder:
         self.kv_heads: int = config.num_key_value_heads
         self.width: int = config.hidden_size // self.heads
         self.inner: int = config.intermediate_size
-        self.inverse: Tensor = text.rotary_emb.inv_freq
+        frequencies = text.rotary_emb.inv_freq.float()
+        self.inverse = torch.cat([frequencies, frequencies])
         self.rotary_scale: float = text.rotary_emb.attention_scaling
+        self.signs = torch.full_like(self.inverse, self.rotary_scale)
+        self.signs[: len(frequencies)].neg_()
         self.epsilon: float = config.rms_norm_eps
         self.weight: Tensor = text.norm.weight.detach()
         self.last = FixedNorm(self.weight, self.epsilon)
@@ -65,24 +68,21 @@ class MergedDecoder:
         heads, kv, width, half = self.heads, self.kv_heads, self.width, self.width // 2
         cos, sin = self._rotary(positions, embeddings.dtype)
         states = embeddings
-        cache.note(0, "input", embeddings)
         for number, layer in enumerate(self.layers):
-            found = layer.qkv(layer.before(states))
-            cache.note(number, "qkv", found)
+            made = {"input": states} if number == 0 else {}
+            found = made["qkv"] = layer.qkv(layer.before(states))
             found = found.view(-1, heads + 2 * kv, width)
             turned = found[:, : heads + kv]
             swapped = torch.cat((turned[..., half:], turned[..., :half]), dim=-1)
             turned = torch.addcmul(turned * cos, swapped, sin)
             found = cache.attend(number, turned[:, :heads], turned[:, heads:], found[:, heads + kv :])
-            found = found.view(len(states), -1)
-            cache.note(number, "attention", found)
-            states = layer.out.added(states, found)
-            cache.note(number, "attended", states)
-            found = layer.gate_up(layer.after(states))
-            cache.note(number, "gate_up", found)
+            found = made["attention"] = found.view(len(states), -1)
+            states = made["attended"] = layer.out.added(states, found)
+            found = made["gate_up"] = layer.gate_up(layer.after(states))
             gate, up = found.chunk(2, dim=-1)
-            states = layer.down.added(states, F.silu(gate).mul_(up))
-            cache.note(number, "output", states)
+            states = made["output"] = layer.down.added(states, F.silu(gate).mul_(up))
+            if cache.products is not None:
+                cache.products.put(number, made)
         return self.last(states)
 
     def record(self, rows: int, length: int, *, fixed: bool) -> ProductRecord:
@@ -98,10 +98,8 @@ class MergedDecoder:
             "gate_up": 2 * self.inner,
             "output": hidden,
         }
-        layers = range(len(self.layers))
         return (FixedRecord if fixed else RunningRecord)(
-            {(0, "input"): hidden}
-            | {(layer, kind): size for layer in layers for kind, size in sizes.items()},
+            {n: {"input": hidden} | sizes if n == 0 else sizes for n in range(len(self.layers))},
             rows=rows,
             length=length,
             like=self.weight,
@@ -109,12 +107,8 @@ class MergedDecoder:
 
     def _rotary(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines [B, 1, d]: x turns to x cos + swapped(x) sin."""
-        angles = positions[:, None].float() * self.inverse.float()
-        cos, sin = angles.cos() * self.rotary_scale, angles.sin() * self.rotary_scale
-        return (
-            torch.cat((cos, cos), dim=-1)[:, None].to(dtype),
-            torch.cat((-sin, sin), dim=-1)[:, None].to(dtype),
-        )
+        angles = positions[:, None, None] * self.inverse
+        return (angles.cos() * self.rotary_scale).to(dtype), (angles.sin() * self.signs).to(dtype)
 
     def _layer(self, layer: Any, linears: Linears) -> _Layer:  # noqa: ANN401
         attention, mlp, scale = layer.self_attn, layer.mlp, layer.self_attn.scaling
