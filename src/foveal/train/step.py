@@ -207,14 +207,22 @@ def zero_gradients(policy: Policy) -> None:
             parameter.grad.zero_()
 
 
+CLIP_MARGIN = 1e-6
+"""What torch adds to a norm before it divides by it."""
+
+
 @spanned(OPTIMIZER)
 def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSettings, tally: Tally) -> None:
-    norm = torch.nn.utils.clip_grad_norm_(_trained(policy), settings.max_grad_norm)
+    weights, most = _trained(policy), settings.max_grad_norm
+    norm = torch.nn.utils.get_total_norm([p.grad for p in weights if p.grad is not None])
     tally.norms.append(float(norm))
-    if math.isfinite(tally.norms[-1]):
-        optimizer.step()
-    else:
+    if not math.isfinite(tally.norms[-1]):
         tally.skipped += 1
+        return
+    # Else torch would multiply every gradient by 1.
+    if tally.norms[-1] + CLIP_MARGIN > most:
+        torch.nn.utils.clip_grads_with_norm_(weights, most, norm)
+    optimizer.step()
 
 
 def _trained(policy: Policy) -> list[torch.nn.Parameter]:
