@@ -229,16 +229,42 @@ def test_what_is_not_of_these_weights_pictures_prompts_and_tokens_is_made_again(
     assert not used(policy)
 
 
+@pytest.mark.parametrize("dropping", [False, True])
+@pytest.mark.parametrize("kept", [0, 1 << 20])
 @pytest.mark.parametrize("fused", [False, True])
-def test_a_step_of_any_optimizer_ends_what_is_held(policy: Policy, fused: bool) -> None:
+def test_a_step_of_any_optimizer_ends_what_is_held(
+    policy: Policy, fused: bool, kept: int, dropping: bool
+) -> None:
     optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, fused=fused)
-    inputs, _ = drawn(policy, HELD)
+    if dropping:
+        optimizer.register_step_post_hook(lambda of, *_: of.zero_grad())
+    inputs, _ = drawn(policy, replace(HELD, product_tokens=kept))
     for parameter in policy.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     found = update(policy, inputs)
     assert not used(policy)
     assert close(found, again(policy, inputs))
+
+
+def test_steps_are_counted_without_a_change_to_anyones_graph() -> None:
+    class Idle(torch.optim.SGD):
+        def step(self, closure: Any = None) -> None:  # type: ignore[override]
+            """Nothing, as when gradients are gathered over several batches."""
+
+    weight = torch.ones(3, requires_grad=True)
+    loss = (weight * weight).sum()
+    weight.grad = torch.zeros(3)
+    Idle([weight], lr=0.1).step()
+    loss.backward()
+    assert torch.equal(weight.grad, 2 * torch.ones(3))
+
+
+def test_a_row_of_completions_of_one_token_is_one_of_the_uses(policy: Policy) -> None:
+    inputs, _ = drawn(policy)
+    one = inputs.prompts[0], inputs.vision[CLEAN].pixels[0], (5,)
+    assert policy.held.find_products([one], device=policy.device) is None
+    assert policy.held.products == []
 
 
 def test_products_are_let_go_with_their_last_use_with_the_weights_and_not_kept_where_they_do_not_fit(

@@ -15,14 +15,15 @@ import pytest
 import torch
 
 from foveal.config import RunConfig, load
-from foveal.policy.checkpoint import save_checkpoint
+from foveal.policy import load_policy
+from foveal.policy.checkpoint import load_checkpoint, save_checkpoint
 from foveal.spec import FovealError
 from foveal.train import loop, record, stop
 from foveal.train.draw import Order
 from foveal.train.loop import Run
 from foveal.train.measure import MALLOC_OPTIONS, keep_freed_memory, measure
 from foveal.train.record import RunFolder
-from foveal.train.setup import check_problems, largest_group
+from foveal.train.setup import check_problems, largest_group, optimizer_of
 from foveal.train.watcher import Silent
 from foveal.types import Group
 from run_cases import lines, world_config, world_table
@@ -200,6 +201,26 @@ def test_threads_are_measured_only_where_they_are_not_given() -> None:
     assert str(found["threads"]) in found["probe_s"]
     assert found["probe_s"][str(found["threads"])] == min(found["probe_s"].values())
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("stored", [None, True])
+def test_a_run_steps_fused_whatever_its_checkpoint_did(
+    tiny_folder: Path, tmp_path: Path, stored: bool | None
+) -> None:
+    config = world_config(tiny_folder)
+    policy = load_policy(str(tiny_folder))
+    weights = list(policy.parameters())
+    former = torch.optim.AdamW(weights, lr=0.5, fused=stored)
+    for weight in weights:
+        weight.grad = torch.ones_like(weight)
+    former.step()
+    path = save_checkpoint(tmp_path, "step_1", policy=policy, optimizer=former, state={})
+    optimizer = optimizer_of(config, policy)
+    load_checkpoint(path, policy=policy, optimizer=optimizer)
+    (group,) = optimizer.param_groups
+    assert group["fused"] is True and group["lr"] == 0.5
+    optimizer.step()
+    assert all(float(optimizer.state[weight]["step"]) == 2 for weight in weights)
 
 
 def step_with(norm: float, *, spoil: bool = False) -> Any:

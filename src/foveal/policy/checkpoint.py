@@ -143,6 +143,9 @@ def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimi
             raise RuntimeError(f"{len(loading['missing_keys'])} tensors are missing")
         model.load_state_dict(stored.state_dict())
         if optimizer is not None:
+            # How a step is computed is this machine's and version's choice, not that of what was stored.
+            for group, own in zip(moments["param_groups"], optimizer.param_groups, strict=False):
+                group |= {"fused": own["fused"]} if "fused" in own else {}
             optimizer.load_state_dict(moments)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()

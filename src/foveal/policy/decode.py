@@ -203,9 +203,9 @@ class DecodeCache:
         [N kv_heads G, T, d]: views that are made once."""
         found = self._views.get(layer)
         if found is None:
-            (keys, values), own = self.prefix[layer], self.own[layer]
-            keys = keys.flatten(0, 1).transpose(1, 2)
-            found = keys, values.flatten(0, 1), own[0].flatten(0, 2), own[1].flatten(0, 2)
+            keys, values = (x.view(-1, *x.shape[2:]) for x in self.prefix[layer])
+            own_keys, own_values = (x.view(-1, *x.shape[3:]) for x in self.own[layer])
+            found = keys.transpose(1, 2), values, own_keys, own_values
             self._views[layer] = found
         return found
 

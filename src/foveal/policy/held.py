@@ -102,7 +102,7 @@ class Held:
     """How far products that were used are off: `ProductPart.gaps`."""
     uses: int = 1
     """Packed rows of completions that are still to take products."""
-    _version: int = -1
+    _version: tuple[int, int] | None = None
 
     def add(self, row: HeldRow) -> None:
         """Hold a row that has just run."""
@@ -155,11 +155,11 @@ class Held:
             if not found or found[-1][0] is not record:
                 found.append((record, []))
             found[-1][1].extend(places)
-        if not found:
-            return None
         self.uses -= 1
         if self.uses <= 0:
             self.products.clear()
+        if not found:
+            return None
         return ProductPart(
             pieces=[(record, torch.tensor(places, device=device)) for record, places in found],
             final=self.uses <= 0,
@@ -211,9 +211,9 @@ class Held:
             self.clear()
         self._version = self._weights()
 
-    def _weights(self) -> int:
-        """A number that grows with every change of a weight in place."""
-        return sum(p._version for p in self.model.parameters())
+    def _weights(self) -> tuple[int, int]:
+        """Numbers that grow with every change of a weight in place, and with any optimizer's step."""
+        return sum(p._version for p in self.model.parameters()), _steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,15 +251,15 @@ class HeldPart:
         return found
 
 
-def _count_change(optimizer: torch.optim.Optimizer, *_: object) -> None:
-    """Fused steps change weights in place without counting it."""
-    torch.autograd.graph.increment_version(
-        [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    )
+def _count_step(*_: object) -> None:
+    global _steps  # noqa: PLW0603
+    _steps += 1
 
 
-register_optimizer_step_post_hook(_count_change)
-"""For every optimizer, as a weight may be anyone's: `Held._weights` reads what is counted."""
+_steps = 0
+"""Steps of all optimizers: fused ones change weights in place without torch's counting it."""
+
+register_optimizer_step_post_hook(_count_step)
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:

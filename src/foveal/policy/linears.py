@@ -197,7 +197,6 @@ class FixedLinear:
         if self._packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
         self._weight = weight
-        self._turned = weight if self._packed else weight.t()
 
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T + b [R, n] of x [R, k]."""
@@ -209,7 +208,7 @@ class FixedLinear:
         """total + x W^T, of a layer without a bias."""
         if self._packed:
             return _onednn(x, self._weight).add_(total)
-        return torch.addmm(total, x, self._turned)
+        return torch.addmm(total, x, self._weight.t())
 
 
 def linears_of(name: str, *, device: torch.device, dtype: torch.dtype) -> Linears:

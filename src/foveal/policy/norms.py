@@ -38,7 +38,7 @@ class FixedNorm:
         self._weight, self._epsilon = weight.detach(), epsilon
         size = len(weight)
         self._scaled = self._weight * size**0.5
-        self._least = torch.tensor((size * epsilon) ** 0.5, dtype=weight.dtype)
+        self._least = torch.tensor((size * epsilon) ** 0.5, dtype=weight.dtype, device=weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The norm of x [R, n]."""

@@ -13,6 +13,7 @@ every product are made again.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -42,10 +43,9 @@ class ProductRecord(ABC):
         """`sizes`: numbers a token of each layer's products, by kind; `length`: tokens that a completion may
         be fed."""
         self.length, self.size = length, rows * length
-        self._kinds = {layer: list(kinds) for layer, kinds in sizes.items()}
-        self._sizes = {layer: list(kinds.values()) for layer, kinds in sizes.items()}
-        self.kept = {layer: like.new_empty(self.size, sum(of)) for layer, of in self._sizes.items()}
-        self._wanted = {layer: set(kinds) for layer, kinds in sizes.items()}
+        self.kept = {layer: like.new_empty(self.size, sum(of.values())) for layer, of in sizes.items()}
+        self._columns = {layer: _columns(of) for layer, of in sizes.items()}
+        self._wanted = {layer: set(of) for layer, of in sizes.items()}
 
     @abstractmethod
     def begin(self, rows: Tensor, token: int | Tensor) -> None:
@@ -53,15 +53,14 @@ class ProductRecord(ABC):
 
     def put(self, layer: int, made: Mapping[str, Tensor]) -> None:
         """A layer's products [B, n] of the tokens at hand, by kind."""
-        self._put(self.kept[layer], [made[kind] for kind in self._kinds[layer]])
+        self._put(self.kept[layer], [made[kind] for kind in self._columns[layer]])
 
     @abstractmethod
     def _put(self, kept: Tensor, made: list[Tensor]) -> None: ...
 
     def of(self, layer: int, kind: str) -> Tensor:
         """Products [rows * length, n] as they lie."""
-        parts = torch.split(self.kept[layer], self._sizes[layer], dim=1)
-        return parts[self._kinds[layer].index(kind)]
+        return self.kept[layer][:, self._columns[layer][kind]]
 
     def take(self, layer: int, kind: str, places: Tensor) -> Tensor:
         """Products [k, n] of tokens at places (Int [k]) that were recorded."""
@@ -93,6 +92,8 @@ class RunningRecord(ProductRecord):
     def begin(self, rows: Tensor, token: int | Tensor) -> None:
         """See `ProductRecord.begin`."""
         self._now = slice(self._now.stop, self._now.stop + len(rows))
+        if self._now.stop > self.size:
+            raise RuntimeError(f"{self._now.stop} tokens are put; expected at most {self.size}")
         put = torch.arange(self._now.start, self._now.stop, device=rows.device)
         self._order.index_copy_(0, rows * self.length + token, put)
 
@@ -166,6 +167,12 @@ class ProductPart:
         # Against the product alone: beside the states that it is added to, a wrong one would hardly show.
         size_of = _wide(made).norm() + SUM_ROUNDING * torch.finfo(made.dtype).eps * _wide(wanted).norm()
         self.gaps.append(_ratio(_wide(added - wanted).norm(), size_of))
+
+
+def _columns(sizes: Mapping[str, int]) -> dict[str, slice]:
+    """Where each kind lies among a token's numbers."""
+    ends = accumulate(sizes.values())
+    return {kind: slice(end - size, end) for (kind, size), end in zip(sizes.items(), ends, strict=True)}
 
 
 def _wide(x: Tensor) -> Tensor:

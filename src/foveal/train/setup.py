@@ -59,7 +59,7 @@ def reference_policy(config: RunConfig) -> Policy | None:
 
 
 FUSED = ("cpu", "cuda", "xpu")
-"""Devices whose AdamW goes over memory once."""
+"""Devices whose AdamW goes over memory once; on others torch chooses."""
 
 
 def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
@@ -70,7 +70,7 @@ def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
         lr=settings.lr,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
-        fused=policy.device.type in FUSED,
+        fused=(policy.device.type in FUSED) or None,
     )
 
 

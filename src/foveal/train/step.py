@@ -207,10 +207,6 @@ def zero_gradients(policy: Policy) -> None:
             parameter.grad.zero_()
 
 
-CLIP_MARGIN = 1e-6
-"""What torch adds to a norm before it divides by it."""
-
-
 @spanned(OPTIMIZER)
 def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSettings, tally: Tally) -> None:
     weights, most = _trained(policy), settings.max_grad_norm
@@ -219,8 +215,8 @@ def _update(policy: Policy, optimizer: torch.optim.Optimizer, settings: StepSett
     if not math.isfinite(tally.norms[-1]):
         tally.skipped += 1
         return
-    # Else torch would multiply every gradient by 1.
-    if tally.norms[-1] + CLIP_MARGIN > most:
+    # Else torch would multiply every gradient by 1, to rounding.
+    if tally.norms[-1] > most:
         torch.nn.utils.clip_grads_with_norm_(weights, most, norm)
     optimizer.step()
 

@@ -97,7 +97,7 @@ class _Known:
         query, kv = attention.q_proj.out_features, attention.k_proj.out_features
         query, self.key, self.value = torch.split(products.take(layer, "qkv"), [query, kv, kv], dim=-1)
         self.query = query / attention.scaling
-        # The graph holds values as they are; a part of the record would hold all of it.
+        # The graph holds values as they are; a part of what was taken would hold queries and keys too.
         self.value = self.value.clone()
 
     def q_proj(self, x: Tensor) -> Tensor:
