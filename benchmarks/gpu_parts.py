@@ -17,6 +17,7 @@ from foveal.data.collate import collate
 from foveal.policy.model import Policy
 from foveal.policy.processing import Encoded
 from foveal.rollout.local import LocalEngine
+from foveal.train.setup import adamw
 from foveal.types import CLEAN, Inputs, Problem, Sampling
 
 Numbers = dict[str, Any]
@@ -279,7 +280,7 @@ def longest(work: Work, is_out_of_memory: Callable[[Exception], bool]) -> Number
     state there: doubled until it does not fit, then halved in between, to an eighth."""
     policy = work.maker.policy(work.dtype)
     checkpoint_activations(policy)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=0.0)
+    optimizer = adamw(policy, lr=0.0)
     of = work.problem(0)
     prompt = len(policy.processor.encode(of).prompt.token_ids)
     limit = min(work.longest, SHAPES[work.maker.shape]["text"]["max_position_embeddings"]) - prompt

@@ -14,6 +14,7 @@ from foveal.policy.model import Policy
 from foveal.rollout.local import LocalEngine
 from foveal.train.graphs import kept_for_update
 from foveal.train.settings import StepSettings
+from foveal.train.setup import adamw
 from foveal.train.step import train_step
 from foveal.types import CLEAN, Sampling
 
@@ -72,7 +73,7 @@ def step(work: Work, objective_name: str, *, hold: bool) -> Numbers:
     """
     objective = workload.objective(objective_name)
     policy = work.policy()
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-6)
+    optimizer = adamw(policy, lr=1e-6)
     phases = Laps(work, flops.Widths.of(policy.model.config))
     phases.watch(policy, optimizer)
     engine = LocalEngine(policy)

@@ -69,16 +69,16 @@ class Bench:
     """One policy and one batch of problems, and what is run on them."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        import torch
 
         from foveal.rollout.local import LocalEngine
         from foveal.train.settings import StepSettings
+        from foveal.train.setup import adamw
         from foveal.types import Sampling
 
         self.args = args
         self.policy = workload.load(args.checkpoint)
         self.engine = LocalEngine(self.policy)
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=0.0)
+        self.optimizer = adamw(self.policy, lr=0.0)
         self.settings = StepSettings(
             temperature=1.0,
             micro_batch_tokens=args.micro_batch_tokens,

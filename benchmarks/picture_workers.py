@@ -60,9 +60,9 @@ class Bench:
     """A policy and its steps on problems of files."""
 
     def __init__(self, args: argparse.Namespace, problems: Sequence[Any]) -> None:
-        import torch
 
         from foveal.rollout.local import LocalEngine
+        from foveal.train.setup import adamw
         from foveal.train.step import StepSettings
         from foveal.types import Sampling
 
@@ -70,7 +70,7 @@ class Bench:
         self.policy = workload.load(args.checkpoint)
         self.engine = LocalEngine(self.policy)
         self.objective = workload.objective("papo")
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=0.0)
+        self.optimizer = adamw(self.policy, lr=0.0)
         self.settings = StepSettings(temperature=1.0, micro_batch_tokens=1 << 20)
         self.sampling = Sampling(
             group_size=args.group, max_new_tokens=args.response, min_new_tokens=args.response

@@ -98,13 +98,13 @@ class Bench:
     """A policy, its sampler and an objective, ready to step."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        import torch
 
         from foveal.policy.linears import Linears
         from foveal.rollout.local import LocalEngine
         from foveal.train.graphs import kept_for_update
         from foveal.train.linears import measure_linears
         from foveal.train.settings import StepSettings
+        from foveal.train.setup import adamw
         from foveal.types import Sampling
 
         self.args = args
@@ -119,7 +119,7 @@ class Bench:
             (newer or model.gradient_checkpointing_enable)()
         self.widths = flops.Widths.of(self.policy.model.config)
         self.engine = LocalEngine(self.policy)
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-4, fused=True)
+        self.optimizer = adamw(self.policy, lr=1e-4)
         self.settings = StepSettings(
             temperature=1.0,
             micro_batch_tokens=args.micro_batch_tokens,

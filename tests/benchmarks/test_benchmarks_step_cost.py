@@ -153,6 +153,8 @@ def test_checkpointing_makes_one_more_forward_of_the_layers_alone(
     more = found["flops"] - plain["flops"]
     assert 0.5 * plain["flops_phases"]["update"] < more < plain["flops_phases"]["update"]
     assert found["floor_flops"] == plain["floor_flops"]
+    onednn = line(tiny_folder, "--response", "5", "--checkpointing", "--linears", "onednn")
+    assert onednn["flops"] == found["flops"]
 
 
 def test_small_micro_batches_cost_prompts_again(tiny_folder: Path, plain: dict[str, Any]) -> None:

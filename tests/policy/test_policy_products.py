@@ -142,6 +142,24 @@ def test_decoding_in_one_shape_records_the_same(policy: Policy, sampling: Sampli
     assert close(found, again(policy, inputs))
 
 
+def test_a_record_for_graphs_goes_on_where_these_fail(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(Unheld):
+        fault = "no capture here"
+
+        def __init__(self, device: torch.device) -> None: ...
+
+    monkeypatch.setattr(local, "decode_way", lambda name, policy: "graph")
+    monkeypatch.setattr(local, "CudaGraphs", Failing)
+    with pytest.warns(RuntimeWarning, match="without CUDA graphs.*no capture here") as told:
+        inputs, _ = drawn(policy, replace(HELD, row_tokens=16))  # each prompt by itself
+    assert len(told) == 1 and isinstance(policy.held.products[0].record, FixedRecord)
+    found = update(policy, inputs)
+    assert used(policy)
+    assert close(found, again(policy, inputs))
+
+
 @pytest.mark.parametrize("wanted", [RunningRecord, FixedRecord])
 def test_what_was_never_recorded_reaches_nothing(
     policy: Policy, wanted: type[ProductRecord], request: pytest.FixtureRequest

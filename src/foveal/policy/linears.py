@@ -77,7 +77,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, linears: Linears) -> 
     if not (linears.trained and fits(x, weight, bias)):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled():
-        found: Tensor = _Linear.apply(x, weight, bias, linears)  # type: ignore[no-untyped-call]
+        stand_in = _Linear.apply(x, weight, bias, linears)  # type: ignore[no-untyped-call]
+        given = (None if t is None else t.detach() for t in (x, weight, bias))
+        found: Tensor = _Product.apply(stand_in, *given, linears)  # type: ignore[no-untyped-call]
         return found
     return linears.product(x, weight, bias)
 
@@ -106,16 +108,35 @@ def fits(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 class _Linear(torch.autograd.Function):
+    """The layer without its product: what a backward needs, held in front of it.
+
+    A forward that gradient checkpointing makes again ends with the last tensor that is held. torch's own
+    layers hold theirs first; a function like this one does so as it ends, and the product of a layer's last
+    linear layer would be made for nothing.
+    """
+
     @staticmethod
     def forward(ctx, x, weight, bias, linears):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         for_input, for_weight, *_ = ctx.needs_input_grad
         ctx.save_for_backward(x if for_weight else None, weight if for_input else None)
         ctx.linears = linears
-        return linears.product(x, weight, bias)
+        return x.new_empty(()).expand(*x.shape[:-1], len(weight))
 
     @staticmethod
     def backward(ctx, grad):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
         return *_gradients(ctx, grad), None  # type: ignore[no-untyped-call]
+
+
+class _Product(torch.autograd.Function):
+    """The product in the place of what stands for it."""
+
+    @staticmethod
+    def forward(ctx, stand_in, x, weight, bias, linears):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+        return linears.product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
+        return grad, None, None, None, None
 
 
 class _Known(torch.autograd.Function):

@@ -62,16 +62,19 @@ FUSED = ("cpu", "cuda", "xpu")
 """Devices whose AdamW goes over memory once; on others torch chooses."""
 
 
-def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
-    """AdamW over the weights that are trained."""
-    settings = config.optimizer
+def adamw(policy: Policy, **settings: Any) -> torch.optim.AdamW:  # noqa: ANN401
+    """AdamW over the weights that are trained; `settings` are torch's."""
     return torch.optim.AdamW(
         [p for p in policy.parameters() if p.requires_grad],
-        lr=settings.lr,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
         fused=(policy.device.type in FUSED) or None,
+        **settings,
     )
+
+
+def optimizer_of(config: RunConfig, policy: Policy) -> torch.optim.AdamW:
+    """The optimizer of a run."""
+    settings = config.optimizer
+    return adamw(policy, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def resolve_model(path: str) -> str:
