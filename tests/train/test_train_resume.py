@@ -305,9 +305,11 @@ def test_full_disk_is_told_of_and_nothing_finished_is_lost(
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         fill(name, after=after)
-        with pytest.raises(FovealError, match=r"cannot be written: .*No space left on device.*make room"):
+        said = r"cannot be written: .*No space left on device.*make room"
+        with pytest.raises(FovealError, match=said) as told:
             loop.start(world_config(tiny_folder), run)
         patch.undo()
+    assert (" MiB are free there" in str(told.value)) == (name == "optimizer.pt")
     assert not list((run / "checkpoints").glob(".*"))
 
 

@@ -68,8 +68,8 @@ def save_checkpoint(
         # first: a full disk needs the room.
         shutil.rmtree(hidden, ignore_errors=True)
         raise FovealError(
-            f"the checkpoint {target} cannot be written: {error}; make room on the disk, then go on with "
-            f"the run from its newest checkpoint"
+            f"the checkpoint {target} cannot be written: {error} ({_free(folder)} are free there); make room "
+            f"on the disk, then go on with the run from its newest checkpoint"
         ) from error
     return target
 
@@ -96,6 +96,12 @@ def damaged(checkpoint: Path, file: Path, error: Exception) -> FovealError:
         f"{file} cannot be read: {reason}; delete the folder {checkpoint} to go on from an earlier "
         f"checkpoint, or from the start where there is none"
     )
+
+
+def _free(folder: Path) -> str:
+    """Room on the disk of a folder, which need not be there."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return f"{shutil.disk_usage(there).free / 2**20:.1f} MiB"
 
 
 def _put(hidden: Path, target: Path) -> None:
