@@ -89,7 +89,7 @@ def command(arguments: Sequence[str], log: str, folder: str) -> None:
 def server() -> Any:
     """A process that has imported everything and forks: imports are paid once, not once a command."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["foveal.cli", "foveal.console", "foveal.train.loop", "run_cases"])
+    context.set_forkserver_preload(["foveal.cli", "foveal.cli.train", "foveal.train.loop", "run_cases"])
     return context
 
 

@@ -25,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("config", "crosscheck"),
     ("train", "evaluation", "diagnosis", "report"),
     ("jobs",),
-    ("quickstart", "sweep", "console"),
+    ("quickstart", "sweep"),
     ("cli", "__main__"),
 )
 """From the bottom up; a module may import from its own layer and from those below. The longest name wins."""

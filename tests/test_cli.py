@@ -19,8 +19,8 @@ import PIL.Image
 import pytest
 import torch
 
+import foveal.cli.train as train_command
 from data_files import jsonl, parquet, png
-from foveal import console
 from foveal.cli import main
 from foveal.data import problems as problems_module
 from foveal.train import assess
@@ -497,7 +497,7 @@ def test_second_ctrl_c_stops_at_once(
         return 0
 
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(console, "train", interrupted)
+    monkeypatch.setattr(train_command, "run", interrupted)
     assert train() == 130
     assert "stopped at once; a run goes on from its last checkpoint with --resume" in capsys.readouterr().err
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

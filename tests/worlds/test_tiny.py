@@ -17,8 +17,8 @@ from transformers import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from foveal.cli.worlds import coldstart as worlds_coldstart
 from foveal.config import load
-from foveal.console import worlds_coldstart
 from foveal.spec import FovealError
 from foveal.tables import shipped
 from foveal.types import Problem

@@ -1,0 +1,8 @@
+"""`python -m foveal`."""
+
+import sys
+
+from foveal.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
