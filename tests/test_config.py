@@ -284,3 +284,22 @@ def test_configs_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         found.seed = 2
     assert isinstance(found, RunConfig)
+
+
+@pytest.mark.parametrize(
+    ("objective", "horizon"),
+    [
+        ({"type": "dr_grpo"}, 77),
+        ({"type": "rloo"}, 77),
+        ({"type": "dr_grpo", "horizon": 5}, 5),
+        ({"type": "papo", "base": {"type": "dr_grpo"}}, 77),
+        ({"type": "grpo"}, None),
+    ],
+)
+def test_sums_over_a_completion_are_divided_by_the_limit_of_completions_unless_a_horizon_is_set(
+    objective: dict[str, Any], horizon: int | None
+) -> None:
+    found = load(table(objective=objective), overrides=["sampling.max_new_tokens=77"])
+    assert found.objective.horizon == horizon
+    assert getattr(found.objective, "base", found.objective).horizon == horizon
+    assert load(tomllib.loads(dump(found))) == found

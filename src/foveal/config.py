@@ -169,8 +169,8 @@ class ValidationConfig(Config):
     """The first so many problems of the data."""
     samples: int = Field(0, ge=0)
     """Completions a problem (avg@k); 0 is one greedy completion."""
-    other_picture: bool = False
-    """Also with another problem's picture."""
+    other_picture: bool = True
+    """Also with another problem's picture, which says whether the policy looks; as many completions again."""
     gate: bool = False
     """Refuse to train a model that is right as often with another problem's picture (needs other_picture)."""
 
@@ -240,6 +240,8 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _cross_check(self) -> "RunConfig":
+        # A frozen model: the field is filled in before anybody sees it, so that the saved config says it.
+        self.__dict__["objective"] = self.objective.within(self.sampling.max_new_tokens)
         cross_check(self)
         return self
 

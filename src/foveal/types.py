@@ -212,8 +212,8 @@ class Objective(Component):
 
     aggregation: Aggregation = "token_mean"
     horizon: int | None = Field(default=None, ge=1)
-    """Constant number of tokens that "sequence_sum" divides by, such as the completion limit; None divides by
-    1.
+    """Constant number of tokens that "sequence_sum" divides by. A run whose config leaves it out takes
+    `sampling.max_new_tokens`; None by itself divides by 1.
     """
 
     @property
@@ -262,6 +262,14 @@ class Objective(Component):
         nothing is scheduled.
         """
         return self
+
+    def within(self, limit: int) -> "Objective":
+        """The objective for completions of at most `limit` tokens: "sequence_sum" divides by it where
+        `horizon` is not set, so that the gradient's scale does not grow with the length of completions.
+        """
+        if self.aggregation != "sequence_sum" or self.horizon is not None:
+            return self
+        return self.model_copy(update={"horizon": limit})
 
     def scaled(self, factor: float) -> "Objective":
         """The objective with the weight of what it pays for looking times `factor`; itself without such

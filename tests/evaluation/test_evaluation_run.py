@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -200,6 +201,37 @@ def test_saved_evaluation_reads_back_equal(tmp_path: Path) -> None:
         assert Evaluation.load(given) == found
     assert json.loads(path.read_text())["summary"] == json.loads(json.dumps(found.summary))
     assert not list(path.parent.glob("*.part"))
+
+
+def test_a_saved_evaluation_says_which_weights_and_data_it_is_of(tmp_path: Path) -> None:
+    data = {"type": "auto", "path": "held_out.parquet", "limit": 8}
+    found = run(Engine(), model="runs/papo/checkpoints/best/model", data=data)
+    head = json.loads(found.save(tmp_path / "one").read_text())
+    assert head["model"] == "runs/papo/checkpoints/best/model" and head["data"] == data
+    assert Evaluation.load(tmp_path / "one") == found
+
+
+def test_files_of_before_these_fields_are_read_all_the_same(tmp_path: Path) -> None:
+    path = run(Engine()).save(tmp_path / "old")
+    head = json.loads(path.read_text())
+    path.write_text(json.dumps({key: head[key] for key in head if key not in ("model", "data")}))
+    assert Evaluation.load(path).model == ""
+    path.write_text(json.dumps({key: head[key] for key in head if key != "greedy"}))
+    with pytest.raises(FovealError, match="not a saved evaluation"):
+        Evaluation.load(path)
+
+
+def test_versions_of_one_question_are_one_unit_of_every_interval() -> None:
+    versions = [
+        problem(n, "red" if n < 10 else "blue", problem_index=str(n // 5)) for n in range(20)
+    ]  # four questions, five versions each; a blind engine has two of them right
+    engine = Engine(blind=[one.id for one in versions])
+    settings: dict[str, Any] = {"grader": ExactGrader(), "max_new_tokens": 9, "key": (0,)}
+    found = evaluate(engine, versions, other_picture=False, **settings)
+    alone = evaluate(engine, [replace(one, meta={}) for one in versions], other_picture=False, **settings)
+    assert found.accuracy.count == 4 and alone.accuracy.count == 20
+    assert found.accuracy.high - found.accuracy.low > 1.5 * (alone.accuracy.high - alone.accuracy.low)
+    assert compare(found, found).differences["accuracy"].count == 4
 
 
 def test_line_separators_in_a_completion_survive_saving(tmp_path: Path) -> None:

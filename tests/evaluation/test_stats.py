@@ -60,20 +60,64 @@ def test_chunks_do_not_change_the_interval(monkeypatch: pytest.MonkeyPatch) -> N
     assert stats.two_level(x.reshape(4, 10), key=KEY) == grid
 
 
-def test_equal_values_give_an_interval_without_width() -> None:
-    assert stats.mean([0.25] * 9, key=KEY) == Estimate(value=0.25, low=0.25, high=0.25, count=9)
+def test_equal_values_of_no_known_bounds_carry_no_interval() -> None:
+    assert stats.mean([0.25] * 9, key=KEY) == Estimate(value=0.25, low=-math.inf, high=math.inf, count=9)
+
+
+@pytest.mark.parametrize("units", [1, 4, 16, 200])
+def test_none_right_has_the_exact_binomial_interval(units: int) -> None:
+    found = stats.mean([0.0] * units, key=KEY, bounds=stats.FRACTION)
+    assert (found.value, found.low, found.count) == (0.0, 0.0, units)
+    assert (1 - found.high) ** units == pytest.approx(0.025)  # at this share, none right has this chance
+    mirrored = stats.mean([1.0] * units, key=KEY, bounds=stats.FRACTION)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1.0))
+
+
+def test_equal_shares_that_are_neither_none_nor_all_lie_between_their_bounds() -> None:
+    found = stats.mean([0.25] * 9, key=KEY, bounds=stats.FRACTION)
+    other = 1 - 0.025 ** (1 / 9)
+    assert (found.low, found.high) == pytest.approx((0.25 * (1 - other), 0.25 + 0.75 * other))
+
+
+def test_values_outside_their_bounds_are_refused() -> None:
+    with pytest.raises(FovealError, match="do not lie within bounds"):
+        stats.mean([0.5, 2.0], key=KEY, bounds=stats.FRACTION)
+
+
+def test_versions_of_one_question_count_once_where_nothing_was_right() -> None:
+    labels = [n // 5 for n in range(20)]
+    found = stats.mean([0.0] * 20, key=KEY, clusters=labels, bounds=stats.FRACTION)
+    assert found.count == 4 and (1 - found.high) ** 4 == pytest.approx(0.025)
+
+
+def test_two_levels_resample_versions_of_a_question_together() -> None:
+    x = np.repeat(generator("t").integers(0, 2, size=(4, 40)), 5, axis=1).astype(float)
+    labels = [n // 5 for n in range(200)]
+    alone = stats.two_level(x, key=KEY)
+    clustered = stats.two_level(x, key=KEY, clusters=labels)
+    assert clustered.value == alone.value
+    assert clustered.high - clustered.low > 1.3 * (alone.high - alone.low)
+    assert stats.two_level(x, key=KEY, clusters=list(range(200))) == alone
+
+
+def test_seeds_of_one_value_carry_no_interval() -> None:
+    assert stats.over_seeds([0.5, 0.5, 0.5]).low == -math.inf
+    assert stats.two_level(np.full((3, 4), 0.5), key=KEY).high == math.inf
 
 
 def test_paired_difference_ignores_what_both_runs_share() -> None:
     hard = generator("hard").normal(size=400) * 10
-    found = stats.difference(hard, hard + 0.5, key=KEY)
-    assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
-    assert found.excludes_zero
+    noise = generator("noise").normal(size=400)
+    found = stats.difference(hard, hard + 0.5 + noise, key=KEY)
+    assert found.high - found.low == pytest.approx(2 * 1.96 * noise.std() / math.sqrt(400), rel=0.1)
+    assert found.low < 0.5 + noise.mean() < found.high and found.excludes_zero
 
 
 def test_paired_difference_of_equal_runs_is_zero() -> None:
-    found = stats.difference([1, 0, 1], [1, 0, 1], key=KEY)
-    assert (found.value, found.low, found.high) == (0, 0, 0) and not found.excludes_zero
+    found = stats.difference([1, 0, 1], [1, 0, 1], key=KEY, bounds=stats.CHANGE)
+    other = 1 - 0.025 ** (1 / 3)
+    assert (found.value, found.low, found.high) == pytest.approx((0, -other, other))
+    assert not found.excludes_zero
 
 
 def test_difference_is_after_minus_before() -> None:

@@ -1,5 +1,6 @@
 """Where gradient flows on a real (tiny) model: which views get any; unused places get exactly none."""
 
+import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -452,3 +453,41 @@ def test_a_step_without_any_advantage_runs_nothing_and_moves_as_a_zero_gradient_
                 parameter.copy_(value)
     assert all(a.equal(b) for a, b in zip(*moved, strict=True))
     assert any(not a.equal(b) for a, b in zip(moved[0], before, strict=True))
+
+
+@pytest.mark.parametrize("objective", [BASE, PAPO()], ids=["grpo", "papo"])
+def test_the_entropy_that_is_logged_is_of_all_completions_whatever_the_update_skips(
+    objective: Objective, policy: Policy, inputs: Inputs
+) -> None:
+    rewards = inputs.rewards.clone()
+    rewards[: len(rewards) // 2] = 1.0  # half of the groups are idle: GRPO leaves them out
+    given = replace(inputs, rewards=rewards)
+    before = copy.deepcopy(policy.state_dict())
+    found = []
+    for skip in (True, False):
+        optimizer = torch.optim.SGD(policy.parameters(), lr=1e-9)
+        result = train_step(policy, None, optimizer, given, objective, replace(settings(), skip_idle=skip))
+        found.append(result.metrics["policy/entropy"])
+        policy.load_state_dict(before)
+    scored = result.batch.scores.views["clean"].entropy[inputs.completion_mask]
+    assert found[0] == found[1] == pytest.approx(scored.mean().item(), abs=1e-6)
+    idle = result.per_token["policy/entropy"][: len(rewards) // 2]
+    active = result.per_token["policy/entropy"][len(rewards) // 2 :]
+    assert abs(float(idle.nanmean()) - float(active.nanmean())) > 1e-4  # a mean over a part would differ
+
+
+def test_entropies_of_completions_sampled_under_another_view_are_not_the_clean_pictures(
+    policy: Policy, inputs: Inputs
+) -> None:
+    recorded = torch.full_like(inputs.sampled_logprobs, 2.0)
+    elsewhere = torch.zeros_like(inputs.correct)
+    elsewhere[0] = True
+    recorded[0] = 50.0
+    given = replace(inputs, sampled_entropies=recorded, sampled_elsewhere=elsewhere)
+    how = replace(settings(), score_old=False, parity_limit=math.inf)
+    optimizer = torch.optim.SGD(policy.parameters(), lr=0.0)
+    result = train_step(policy, None, optimizer, given, BASE, how)
+    mask = inputs.completion_mask.double()
+    scored = result.batch.scores.views["clean"].entropy[0][inputs.completion_mask[0]].double().sum()
+    wanted = (scored + 2.0 * mask[1:].sum()) / mask.sum()
+    assert result.metrics["policy/entropy"] == pytest.approx(float(wanted), rel=1e-6)

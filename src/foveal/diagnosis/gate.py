@@ -23,7 +23,7 @@ def gate(evaluation: Evaluation, *, margin: float = 0.0) -> Estimate:
             "give problems with pictures and at least two different answers, and evaluate with other_picture"
         )
     other, right = zip(*pairs, strict=True)
-    gain = stats.difference(other, right, key=("gate",), level=evaluation.level)
+    gain = stats.difference(other, right, key=("gate",), bounds=stats.CHANGE, level=evaluation.level)
     if gain.low <= margin:
         interval = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
         raise FovealError(

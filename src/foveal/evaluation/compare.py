@@ -1,6 +1,6 @@
 """Paired comparisons of evaluations on the same problems: `comparisons.json`. Imports no torch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 from foveal.diagnosis.errors import add_flows, flows
 from foveal.evaluation import stats
-from foveal.evaluation.records import QUANTITIES, Evaluation
+from foveal.evaluation.records import QUANTITIES, Evaluation, cluster_of
 from foveal.evaluation.stats import Estimate
 from foveal.spec import FovealError
 
@@ -17,6 +17,20 @@ SCHEMA_VERSION = 1
 
 COLD_START = "cold_start"
 """The method name of the model that training began from; it has one evaluation, without a seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    """A quantity of the problems that have it, ordered by id, and what is resampled as one unit."""
+
+    values: np.ndarray
+    """(problems,), or (2, problems) before and after."""
+    clusters: Sequence[Hashable]
+
+    @property
+    def change(self) -> "_Table":
+        """After minus before."""
+        return _Table(values=self.values[1] - self.values[0], clusters=self.clusters)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +68,13 @@ def compare(a: Evaluation, b: Evaluation) -> Comparison:
         b=b.name,
         problems=len(a.records),
         differences={
-            name: stats.difference(pair[0], pair[1], key=("difference", name), level=a.level)
+            name: stats.mean(
+                pair.change.values,
+                key=("difference", name),
+                clusters=pair.clusters,
+                bounds=stats.CHANGE,
+                level=a.level,
+            )
             for name, pair in found.items()
             if pair is not None
         },
@@ -100,9 +120,9 @@ def _method(method: str, runs: Mapping[int | None, Evaluation]) -> dict[str, Any
     records = [sorted(runs[seed].records, key=lambda record: record.id) for seed in seeds]
     quantities: dict[str, Any] = {}
     for name, read in QUANTITIES.items():
-        tables = [np.array([v for v in map(read, one) if v is not None], dtype=np.float64) for one in records]
-        if all(table.size for table in tables):
-            quantities[name] = _over_seeds(name, seeds, tables)
+        tables = [_table([(read(record), cluster_of(record)) for record in one]) for one in records]
+        if all(table.values.size for table in tables):
+            quantities[name] = _over_seeds(name, seeds, tables, bounds=stats.FRACTION)
     return {"method": method, "seeds": seeds, "problems": len(records[0]), **quantities}
 
 
@@ -123,9 +143,9 @@ def _method_pair(
     quantities: dict[str, Any] = {}
     for name in QUANTITIES:
         tables = [_pair(*paired[seed], name) for seed in seeds]
-        found = [table[1] - table[0] for table in tables if table is not None]
+        found = [table.change for table in tables if table is not None]
         if len(found) == len(seeds):
-            quantities[name] = _over_seeds(name, seeds, found)
+            quantities[name] = _over_seeds(name, seeds, found, bounds=stats.CHANGE)
     return {
         "a": a,
         "b": b,
@@ -136,17 +156,32 @@ def _method_pair(
     }
 
 
-def _over_seeds(name: str, seeds: Sequence[int | None], tables: Sequence[np.ndarray]) -> dict[str, Any]:
-    """A quantity of each problem, one table a seed, as intervals."""
-    per_seed = [stats.mean(table, key=("per seed", name)) for table in tables]
+def _over_seeds(
+    name: str, seeds: Sequence[int | None], tables: Sequence[_Table], *, bounds: stats.Bounds
+) -> dict[str, Any]:
+    """A quantity of each problem, one table per seed, as intervals."""
+    per_seed = [
+        stats.mean(table.values, key=("per seed", name), clusters=table.clusters, bounds=bounds)
+        for table in tables
+    ]
     result: dict[str, Any] = {
         "per_seed": [{"seed": seed, **one.to_json()} for seed, one in zip(seeds, per_seed, strict=True)],
         "over_seeds": stats.over_seeds([one.value for one in per_seed]).to_json(),
     }
-    if len({table.size for table in tables}) == 1:
+    if len({table.values.size for table in tables}) == 1:
         # A problem that lacks the quantity (no donor picture was found) lacks it under every seed.
-        result["two_level"] = stats.two_level(np.stack(tables), key=("two level", name)).to_json()
+        grid = np.stack([table.values for table in tables])
+        found = stats.two_level(grid, key=("two level", name), clusters=tables[0].clusters)
+        result["two_level"] = found.to_json()
     return result
+
+
+def _table(rows: Iterable[tuple[float | None, Hashable]]) -> _Table:
+    known = [(value, cluster) for value, cluster in rows if value is not None]
+    return _Table(
+        values=np.array([value for value, _ in known], dtype=np.float64),
+        clusters=[cluster for _, cluster in known],
+    )
 
 
 def _sorted(seeds: Iterable[int | None]) -> list[int | None]:
@@ -173,13 +208,17 @@ def _check_paired(a: Evaluation, b: Evaluation) -> None:
         )
 
 
-def _pair(a: Evaluation, b: Evaluation, quantity: str) -> np.ndarray | None:
-    """(2, problems): the quantity in a and b where both have it, ordered by id: aligned over seeds too."""
+def _pair(a: Evaluation, b: Evaluation, quantity: str) -> _Table | None:
+    """The quantity in a and b where both have it, ordered by id: aligned over seeds too."""
     read = QUANTITIES[quantity]
     after = {record.id: read(record) for record in b.records}
-    both = [(read(record), after[record.id]) for record in sorted(a.records, key=lambda record: record.id)]
-    rows = [(x, y) for x, y in both if x is not None and y is not None]
-    return np.array(rows, dtype=np.float64).T if rows else None
+    ordered = sorted(a.records, key=lambda record: record.id)
+    both = [(read(record), after[record.id], cluster_of(record)) for record in ordered]
+    rows = [(x, y, cluster) for x, y, cluster in both if x is not None and y is not None]
+    if not rows:
+        return None
+    before, later, clusters = zip(*rows, strict=True)
+    return _Table(values=np.array([before, later], dtype=np.float64), clusters=clusters)
 
 
 def _flows(a: Evaluation, b: Evaluation) -> dict[str, dict[str, int]]:

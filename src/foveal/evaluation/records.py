@@ -40,6 +40,9 @@ class ProblemRecord:
     family: str | None = None
     grade: str | None = None
     template: str | None = None
+    cluster: str | None = None
+    """Problems with one label are versions of one question, such as MathVerse's five, and are resampled
+    together; None where each stands for itself."""
 
     @property
     def accuracy(self) -> float:
@@ -82,6 +85,10 @@ class Evaluation:
     name: str = ""
     method: str = ""
     seed: int | None = None
+    model: str = ""
+    """The folder or hub id of the weights; for a validation between steps the run folder."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """The settings of the data: path, split, limit and so on, as in `[data]` of a config."""
     level: float = field(default=stats.LEVEL)
 
     @cached_property
@@ -92,7 +99,10 @@ class Evaluation:
     @cached_property
     def accuracy(self) -> Estimate:
         """Mean over problems of avg@k, with its bootstrap interval over problems."""
-        return stats.mean([r.accuracy for r in self.records], key=("accuracy",), level=self.level)
+        found = _estimate(self.records, "accuracy", level=self.level)
+        if found is None:
+            raise FovealError("an evaluation without problems has no accuracy")
+        return found
 
     def estimate(self, quantity: str) -> Estimate | None:
         """The mean of one of `QUANTITIES` over the problems that have it; None where none has."""
@@ -160,7 +170,9 @@ class Evaluation:
                 raise FovealError(
                     f"{head_path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
                 )
-            settings = {f.name: head[f.name] for f in fields(cls) if f.name != "records"}
+            # Fields that were added later have defaults: files without them are read all the same.
+            settings = {f.name: head[f.name] for f in fields(cls) if f.name in head and f.name != "records"}
+            settings |= {name: head[name] for name in ("k", "greedy", "max_new_tokens")}
             lines = lines_path.read_text(encoding="utf-8").split("\n")
             return cls(records=tuple(_record(json.loads(line)) for line in lines if line), **settings)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -168,8 +180,17 @@ class Evaluation:
 
 
 def _estimate(records: Iterable[ProblemRecord], quantity: str, *, level: float) -> Estimate | None:
-    values = [v for v in map(QUANTITIES[quantity], records) if v is not None]
-    return stats.mean(values, key=(quantity,), level=level) if values else None
+    read = QUANTITIES[quantity]
+    found = [(value, cluster_of(record)) for record in records if (value := read(record)) is not None]
+    if not found:
+        return None
+    values, clusters = zip(*found, strict=True)
+    return stats.mean(values, key=(quantity,), clusters=clusters, bounds=stats.FRACTION, level=level)
+
+
+def cluster_of(record: ProblemRecord) -> tuple[str, str]:
+    """What is resampled as one unit: the versions of a question, or the problem itself."""
+    return ("problem", record.id) if record.cluster is None else ("cluster", record.cluster)
 
 
 def _estimates(records: Sequence[ProblemRecord], *, level: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Evaluate an engine on problems: draw, grade, judge, and ask again with the pictures of another problem."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -15,6 +15,10 @@ TRIES = 64
 
 FORMAT_REWARD = "format"
 """Name of the reward in `Group.breakdown` that says whether a completion has the right form."""
+
+
+CLUSTER_KEYS = ("cluster", "problem_index")
+"""Columns that give versions of one question one label; the second is MathVerse's."""
 
 
 class Grader(Protocol):
@@ -61,13 +65,15 @@ def evaluate(
     name: str = "",
     method: str = "",
     seed: int | None = None,
+    model: str = "",
+    data: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Accuracy over `problems`: greedy (k = 1), or avg@k with k completions drawn at `temperature`.
 
     With `other_picture` each question is asked a second time over pictures of a problem with another answer:
     a policy that does not look scores the same both times. `True` picks donors with as many pictures by
     `swap_pictures`; worlds pass their own function, which also keeps family and size. `judge` adds the kind
-    of error of each completion.
+    of error of each completion. `model` and `data` say in the file what was evaluated.
 
     Raises: FovealError for no problems, or k > 1 with `greedy`.
     """
@@ -92,6 +98,8 @@ def evaluate(
         name=name,
         method=method,
         seed=seed,
+        model=model,
+        data=data or {},
     )
 
 
@@ -178,6 +186,7 @@ def _record(group: Group, *, judge: Judge | None, other: Group | None) -> Proble
         family=_text(problem.meta.get("family")),
         grade=_text(problem.meta.get("grade")),
         template=_text(problem.meta.get("template")),
+        cluster=_text(next((problem.meta[key] for key in CLUSTER_KEYS if key in problem.meta), None)),
     )
 
 

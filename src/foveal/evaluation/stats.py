@@ -19,8 +19,18 @@ from foveal.spec import FovealError
 LEVEL = 0.95
 """Coverage that intervals aim at unless told otherwise."""
 
+Bounds = tuple[float, float]
+"""The least and the largest value that a problem can have."""
+
+FRACTION: Bounds = (0.0, 1.0)
+CHANGE: Bounds = (-1.0, 1.0)
+"""Bounds of a share of right completions, and of the difference of two."""
+
 DRAWS = 2000
 """Bootstrap draws: the 2.5 % quantile then rests on 50 of them."""
+
+SAME = 1e-12
+"""Values of fractions that differ by less are one value."""
 
 _CHUNK_ENTRIES = 2_000_000  # counts drawn at once; bounds memory, never the result
 _QUANTILE_BOUND = 1e6  # beyond every t-quantile that is asked for; ends the bisection
@@ -80,6 +90,7 @@ def mean(
     *,
     key: Key,
     clusters: Sequence[Hashable] | None = None,
+    bounds: Bounds | None = None,
     level: float = LEVEL,
     draws: int = DRAWS,
 ) -> Estimate:
@@ -89,12 +100,25 @@ def mean(
     over
     `draws` resamples of the n problems with replacement. With `clusters` (one label a problem: versions of
     one question, say) whole clusters are resampled and a draw's mean is `sum of x / number of problems` in
-    it. Where all values are equal the interval has no width, and with a handful of problems it is too narrow.
+    it. With a handful of problems the interval is too narrow.
 
-    Raises: FovealError for no values, a value that is not finite, or labels that do not match.
+    Where all n units have one value v the bootstrap has no spread, and the interval is exact instead: other
+    values have a share of at most p = 1 - ((1 - level) / 2)^(1 / n), and lie within `bounds`, so that the
+    mean is in [v - p (v - bounds[0]), v + p (bounds[1] - v)]. For 0 or n right answers of n this is the
+    interval of Clopper and Pearson (Biometrika 26, 1934). Without `bounds` such data carry no interval.
+
+    >>> none_right = mean([0.0] * 16, key=(), bounds=FRACTION)
+    >>> none_right.low, round(none_right.high, 3)
+    (0.0, 0.206)
+
+    Raises: FovealError for no values, a value that is not finite or outside `bounds`, or labels that do not
+    match.
     """
     x = _one_dimension(values)
+    _require_within(x, bounds)
     sums, sizes = _by_cluster(x, clusters)
+    if np.ptp(sums / sizes) < SAME:
+        return _without_spread(float(x.mean()), len(sums), bounds=bounds, level=level)
     rng = generator("bootstrap", *key)
     totals = _resample(np.stack([sums, sizes]), rng=rng, draws=draws)
     low, high = _quantiles(totals[:, 0] / totals[:, 1], level=level)
@@ -107,6 +131,7 @@ def difference(
     *,
     key: Key,
     clusters: Sequence[Hashable] | None = None,
+    bounds: Bounds | None = None,
     level: float = LEVEL,
     draws: int = DRAWS,
 ) -> Estimate:
@@ -120,28 +145,38 @@ def difference(
         raise FovealError(
             f"a paired difference needs the same problems twice, got {a.size} and {b.size} values"
         )
-    return mean(b - a, key=key, clusters=clusters, level=level, draws=draws)
+    return mean(b - a, key=key, clusters=clusters, bounds=bounds, level=level, draws=draws)
 
 
-def two_level(values: ArrayLike, *, key: Key, level: float = LEVEL, draws: int = DRAWS) -> Estimate:
+def two_level(
+    values: ArrayLike,
+    *,
+    key: Key,
+    clusters: Sequence[Hashable] | None = None,
+    level: float = LEVEL,
+    draws: int = DRAWS,
+) -> Estimate:
     """Mean of a (seeds, problems) table with a bootstrap over both: seeds and problems are each resampled.
 
-    A draw takes S seeds and n problems with replacement and averages the table over that grid (the same
-    problems in every seed: problems are crossed with seeds, not nested in them). `count` is the number of
+    A draw takes S seeds and n problems (or clusters of them, as in `mean`) with replacement and averages the
+    table over that grid (the same problems in every seed: problems are crossed with seeds, not nested in
+    them). `count` is the number of
     seeds. With few seeds the interval is too narrow (two seeds can only be drawn in three ways): read it
-    beside `over_seeds`. One seed carries no interval.
+    beside `over_seeds`. One seed carries no interval, and neither does a table of equal values.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 2 or x.size == 0 or not np.isfinite(x).all():
         raise FovealError(
             f"a two-level bootstrap needs finite values of seeds by problems, got shape {x.shape}"
         )
-    seeds, problems = x.shape
-    if seeds == 1:
-        return Estimate(value=float(x.mean()), low=-math.inf, high=math.inf, count=1)
+    seeds = len(x)
+    if seeds == 1 or np.ptp(x) < SAME:
+        return Estimate(value=float(x.mean()), low=-math.inf, high=math.inf, count=seeds)
     rng = generator("bootstrap two-level", *key)
     weights = rng.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=draws) / seeds
-    by_seed = _resample(x, rng=rng, draws=draws) / problems
+    columns = [_by_cluster(row, clusters) for row in x]
+    totals = _resample(np.stack([*(sums for sums, _ in columns), columns[0][1]]), rng=rng, draws=draws)
+    by_seed = totals[:, :-1] / totals[:, -1:]
     means = (weights * by_seed).sum(axis=1)
     low, high = _quantiles(means, level=level)
     return Estimate(value=float(x.mean()), low=low, high=high, count=seeds)
@@ -151,15 +186,15 @@ def over_seeds(values: ArrayLike, *, level: float = LEVEL) -> Estimate:
     """Mean over S seeds with Student's interval `mean +- t(S - 1) * s / sqrt(S)`.
 
     `s` is the standard deviation with S - 1 in the denominator. The only interval here that is honest for two
-    to five seeds. One seed carries no interval.
+    to five seeds. One seed carries no interval, and neither do seeds of exactly one value.
 
     >>> e = over_seeds([1.0, 2.0, 3.0])
     >>> round(e.low, 3), round(e.high, 3)
     (-0.484, 4.484)
     """
     x = _one_dimension(values)
-    if x.size == 1:
-        return Estimate(value=float(x[0]), low=-math.inf, high=math.inf, count=1)
+    if np.ptp(x) < SAME:
+        return Estimate(value=float(x.mean()), low=-math.inf, high=math.inf, count=int(x.size))
     half = t_quantile(0.5 + level / 2, x.size - 1) * float(x.std(ddof=1)) / math.sqrt(x.size)
     return Estimate(
         value=float(x.mean()), low=float(x.mean()) - half, high=float(x.mean()) + half, count=int(x.size)
@@ -234,6 +269,27 @@ def _resample(columns: NDArray[np.float64], *, rng: np.random.Generator, draws: 
         drawn = rng.multinomial(units, counts / units, size=rows.stop - start)
         totals[rows] = drawn @ distinct.T
     return totals
+
+
+def _without_spread(value: float, units: int, *, bounds: Bounds | None, level: float) -> Estimate:
+    """The exact interval where every unit has the same value; see `mean`."""
+    if bounds is None:
+        return Estimate(value=value, low=-math.inf, high=math.inf, count=units)
+    other = 1.0 - ((1.0 - level) / 2) ** (1.0 / units)
+    return Estimate(
+        value=value,
+        low=value - other * (value - bounds[0]),
+        high=value + other * (bounds[1] - value),
+        count=units,
+    )
+
+
+def _require_within(values: NDArray[np.float64], bounds: Bounds | None) -> None:
+    if bounds is not None and (values.min() < bounds[0] - SAME or values.max() > bounds[1] + SAME):
+        raise FovealError(
+            f"values from {values.min():g} to {values.max():g} do not lie within bounds = {bounds}; give the "
+            f"bounds of this quantity, or None"
+        )
 
 
 def _quantiles(means: NDArray[np.float64], *, level: float) -> tuple[float, float]:

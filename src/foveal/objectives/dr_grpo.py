@@ -13,9 +13,9 @@ class DrGRPO(Surrogate):
     is done. `GRPO(advantage="group_mean", aggregation="sequence_sum")` is `DrGRPO()` bit for bit.
     Gradient flows into the clean view.
 
-    Source: arXiv:2503.20783 section 3.2. Differs from its code: `horizon`, the constant that sums are divided
-    by (there: the limit of completions), is 1 unless it is set, as an objective does not know the limit; the
-    gradient's scale follows it, its direction does not. Differs from verl's `seq-mean-token-sum-norm`, which
+    Source: arXiv:2503.20783 section 3.2. `horizon`, the constant that sums are divided by, is the limit of
+    completions in a run, as in its code (`sampling.max_new_tokens`, unless `horizon` is set); the class by
+    itself does not know the limit and divides by 1. Differs from verl's `seq-mean-token-sum-norm`, which
     leaves out the mean over completions.
     """
 

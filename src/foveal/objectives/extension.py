@@ -99,6 +99,11 @@ class Extension(Objective):
         """With the base as scheduled."""
         return self.model_copy(update={"base": self.base.at(step, steps=steps)})
 
+    def within(self, limit: int) -> Objective:
+        """With the base's horizon, which is its own."""
+        base = self.base.within(limit)
+        return self.model_copy(update={"base": base, "horizon": base.horizon})
+
     def scaled(self, factor: float) -> Objective:
         """With the base's perception terms scaled."""
         return self.model_copy(update={"base": self.base.scaled(factor)})

@@ -180,4 +180,6 @@ def assess_policy(
             name=name,
             method=method,
             seed=seed,
+            model=config.model.path,
+            data=config.data.model_dump(mode="json", exclude_none=True),
         )

@@ -49,18 +49,18 @@ def kept_for_update(sampling: Sampling, objective: Objective, settings: StepSett
     """The sampling in rows of a micro-batch, with what it should keep because it saves a forward later:
     entropies, the prompts' graph, products of completions.
 
-    Entropies make the clean view known, in scoring or as a leaf. Prompts are held where a step fits one
+    Entropies make the clean view known, in scoring or as a leaf, and are logged for all completions: those
+    that the update skips included. Prompts are held where a step fits one
     micro-batch; where views go apart only if always, since their graph would stand beside each view's.
     """
     apart = _goes_apart(objective, settings)
-    leaf = apart and CLEAN in objective.update_views and not objective.chooses_in_update
     row = settings.micro_batch_tokens
     hold = {"auto": 0 if apart else row, "always": sys.maxsize, "never": 0}
     products = {"auto": row, "always": sys.maxsize, "never": 0}
     reused = CLEAN in objective.update_views and not settings.score_old
     return replace(
         sampling,
-        entropies=not settings.score_old and (CLEAN in objective.score_views or leaf),
+        entropies=not settings.score_old,
         row_tokens=settings.micro_batch_tokens,
         hold_tokens=hold[settings.hold_prompts],
         product_tokens=products[settings.hold_products] if reused else 0,

@@ -101,6 +101,9 @@ class Tally:
         for name, total in self.sums.items():
             key = name if "/" in name else f"{name}/mean"
             found[key] = total / self.tokens[name] if self.tokens[name] else 0.0
+        entropy = _entropy_before(batch)
+        if entropy is not None:
+            found["policy/entropy"] = entropy
         if "kl_prcp" in self.sums:
             kl_prcp = self.per_token["kl_prcp"]
             values = kl_prcp[kl_prcp.isfinite()]
@@ -132,6 +135,26 @@ class Tally:
         if self.product_gap_max is not None:
             found["sampler/product_gap_max"] = self.product_gap_max
         return found
+
+
+def _entropy_before(batch: Batch) -> float | None:
+    """Mean entropy per token on the clean pictures before the update, over all completions; None where it is
+    not known for all of them.
+
+    The update's own forward leaves out completions that cannot change it, and which these are depends on the
+    objective: a mean over what was run would compare methods by what they skip.
+    """
+    inputs, mask = batch.inputs, batch.inputs.completion_mask
+    known = torch.full(mask.shape, math.nan, dtype=torch.float64, device=mask.device)
+    if inputs.sampled_entropies is not None:
+        known = inputs.sampled_entropies.to(known)
+        if inputs.sampled_elsewhere is not None:
+            known = known.masked_fill(inputs.sampled_elsewhere.unsqueeze(-1), math.nan)
+    if CLEAN in batch.scores.views:
+        scored = batch.scores.views[CLEAN].entropy.to(known)
+        known = torch.where(scored.isfinite(), scored, known)
+    values = known[mask]
+    return float(values.mean()) if len(values) and bool(values.isfinite().all()) else None
 
 
 def _first_of_each_name(terms: Iterable[Term]) -> dict[str, Term]:

@@ -81,6 +81,8 @@ class Validator:
             name=f"step {step}",
             method=self.config.objective.type,
             seed=self.config.seed,
+            model=str(folder),
+            data=config.data.model_dump(mode="json", exclude_none=True),
         )
         found.save(folder / "validation" / f"step-{step:06d}")
         if config.gate and step == 0:
