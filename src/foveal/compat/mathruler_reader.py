@@ -9,7 +9,8 @@ cannot read it either (docs/security.md lists the exceptions).
     term   = factor {("*" | "/" | "//" | nothing) factor}
     factor = ("+" | "-") factor | power
     power  = atom ["**" factor]
-    atom   = number | name | "(" sum ")" | function ["**" exponent] "(" sum ["," sum] ")", each with "!" or "!!"
+    atom   = (number | name | "(" sum ")" | call) ["!" | "!!"]
+    call   = function ["**" exponent] "(" sum ["," sum] ")"
 
 Source: mathruler 0.1.0 on sympy 1.14 (Python 3.11).
 """
@@ -90,9 +91,9 @@ def parse(formula: str) -> Any:
 @cache
 def _names() -> _Names:
     """Those of sympy's names that can stand in an answer of at most two different letters."""
-    from sympy import Function, S, csc, frac, im, ln, re, sqrt
+    from sympy import S, csc, frac, im, ln, re, sqrt
 
-    functions: dict[str, type[Function]] = {
+    functions = {
         "sqrt": sqrt,
         "frac": frac,
         "ln": ln,
@@ -157,8 +158,8 @@ def _named(text: str, *, keep_together: bool) -> list[_Token]:
         return [("value", Symbol(text))]
     parts: list[_Token] = []
     for digits, letter in re.findall(r"([0-9]+)|(.)", text):
-        if not digits and letter.isdigit():
-            raise Unreadable(f"{letter!r} is no digit")
+        if letter.isdigit() or (digits.startswith("0") and digits.strip("0")):
+            raise Unreadable(f"{digits or letter!r} is no number")
         parts.append(("value", Integer(_digits(digits)) if digits else Symbol(letter)))
     return [("op", "("), *parts, ("op", ")")] if keep_together else parts
 
