@@ -35,7 +35,7 @@ MODEL_AND_FILE_MODULES = frozenset(
     "datasets glob http huggingface_hub pathlib peft pyarrow ray requests rich safetensors shutil socket "
     "sqlite3 tempfile tokenizers tomllib transformers urllib vllm".split()
 )
-PROCESS_ISOLATION = {"rewards.grading", "rewards.pool", "rewards.worker"}
+PROCESS_ISOLATION = {"rewards.containment", "rewards.grading", "rewards.pool", "rewards.worker"}
 """Graders in worker processes: the one part of the pure layer that talks to the operating system."""
 
 OPTIONAL = ("datasets", "peft", "ray", "tensorboard", "trackio", "vllm", "wandb")

@@ -336,6 +336,10 @@ class Reward(Component):
     required: ClassVar[tuple[str, ...]] = ("__call__",)
     is_accuracy: ClassVar[bool] = False
     """Whether 1.0 means that the answer is right; the first such reward of a run decides `Group.correct`."""
+    needs_network: ClassVar[bool] = False
+    """Whether it opens connections: grading workers are cut off from the network unless a reward says so."""
+    environment: ClassVar[tuple[str, ...]] = ()
+    """Names of environment variables that it reads, "*" for all: workers start without the others."""
 
     weight: float = 1.0
     """Factor in the sum of rewards."""

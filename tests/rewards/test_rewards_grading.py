@@ -90,10 +90,10 @@ def test_a_value_of_none_counts_zero_and_stays_none() -> None:
     assert group.breakdown["boxed"] == (None,) and grader.failures == grader.timeouts == 0
 
 
-def test_a_power_tower_ends_at_the_limit_and_others_are_still_graded() -> None:
+def test_a_slow_comparison_ends_at_the_limit_and_others_are_still_graded() -> None:
     with Grader([Boxed()], cpu_limit_s=1.0) as grader:
         group = grader.grade(
-            problem("2"), completions("\\boxed{9^{9^{9^{9}}}}", "\\boxed{\\sqrt{4}}", "\\boxed{\\sqrt{5}}")
+            problem("2"), completions("\\boxed{(x+y+z+w+1)^{60}}", "\\boxed{\\sqrt{4}}", "\\boxed{\\sqrt{5}}")
         )
     assert group.breakdown["boxed"] == (None, 1.0, 0.0)
     assert (grader.timeouts, grader.failures) == (1, 0)
@@ -275,7 +275,7 @@ c = lambda t: [Completion(token_ids=(1,), sampled_logprobs=(0.0,), text=t, finis
 grader.grade(p, c("\\\\boxed{1+x}"))
 print(grader._pool._idle[0].process.pid, flush=True)
 try:
-    grader.grade(p, c("\\\\boxed{9^{9^{9^{9}}}}"))
+    grader.grade(p, c("\\\\boxed{(x+y+z+w+1)^{60}}"))
 except KeyboardInterrupt:
     print("interrupted", grader.grade(p, c("\\\\boxed{\\\\frac{2x+2}{2}}")).rewards, flush=True)
 """

@@ -16,10 +16,10 @@ released reward functions.
 """
 
 import re
-import warnings
 from dataclasses import dataclass
 
 from foveal.compat.mathruler_forms import is_whole, math_form, prm_form, without_group_commas
+from foveal.compat.mathruler_reader import is_zero
 from foveal.rewards.layout import thinks_then_boxes, without_tag_spaces
 
 NO_BOX = "None"
@@ -158,22 +158,7 @@ def _may_be_evaluated(expression: str) -> bool:
 
 
 def _simplifies_to_zero(truth: str, answer: str) -> bool:
-    from sympy import simplify
-    from sympy.parsing import sympy_parser
-
-    rules = (
-        *sympy_parser.standard_transformations,
-        sympy_parser.implicit_multiplication_application,
-    )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Python on what it compiles: "3or 4", "'str' is not callable"
-            difference = sympy_parser.parse_expr(
-                _difference(truth, answer).replace("^", "**"), transformations=rules
-            )
-            return bool(simplify(difference) == 0)
-    except Exception:  # whatever an answer makes Python or sympy raise
-        return False
+    return is_zero(_difference(truth, answer).replace("^", "**"))
 
 
 def compute_score(

@@ -65,25 +65,10 @@ def equal(gold: str, answer: str) -> float | None:
     quick = compare_quickly(gold, answer)
     if quick is not None:
         return float(quick)
-    import importlib
-    import logging
+    from foveal.rewards.latex import parse, same
 
-    math_verify = importlib.import_module("math_verify")
-
-    # Time is limited from outside, in CPU seconds; math-verify's own limit is in wall seconds and warns
-    # when it is off.
-    logging.getLogger("math_verify").setLevel(logging.ERROR)
-    logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
-    configs = (math_verify.LatexExtractionConfig(boxed_match_priority=0), math_verify.ExprExtractionConfig())
-
-    def parse(text: str) -> list[object]:
-        found: list[object] = math_verify.parse(
-            f"\\boxed{{{plain(text)}}}", configs, fallback_mode="no_fallback", parsing_timeout=None
-        )
-        return found
-
-    truth = parse(gold)
-    if not truth:
+    truth = parse(plain(gold))
+    if truth is None:
         return None
-    found = parse(answer)
-    return float(bool(found) and bool(math_verify.verify(truth, found, timeout_seconds=None)))
+    found = parse(plain(answer))
+    return float(found is not None and same(truth, found))

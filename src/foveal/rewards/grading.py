@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Protocol, runtime_checkable
 
 from foveal.ranges import GRADING, spanned
+from foveal.rewards.containment import needs_of
 from foveal.rewards.pool import GradingError, Pool
 from foveal.rewards.tasks import UNSETTLED, Outcome, Task
 from foveal.spec import ConfigError, load_class
@@ -81,7 +82,13 @@ class Grader:
         # Generous: it only catches what sleeps or waits, and a loaded machine must not reach it first.
         wall = 60.0 + 20.0 * cpu_limit_s if wall_limit_s is None else wall_limit_s
         self._first = tuple(self._first_tasks())
-        self._pool = Pool(workers=workers, cpu_limit_s=cpu_limit_s, wall_limit_s=wall, first=self._first)
+        self._pool = Pool(
+            workers=workers,
+            cpu_limit_s=cpu_limit_s,
+            wall_limit_s=wall,
+            first=self._first,
+            needs=needs_of(self.rewards),
+        )
         self._warned: set[str] = set()
         self.timeouts = 0
         """Values given up at a limit so far."""

@@ -7,18 +7,21 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 
+from foveal.rewards.containment import Needs, environment_for
+from foveal.rewards.messages import MAX_REPLY, BadReply, decode
 from foveal.rewards.tasks import Outcome, Task
 from foveal.spec import FovealError
 
 _START = (
-    "import json, sys; fd, cpu, wall, sys.path[:] = json.loads(sys.argv[1]); "
-    "from foveal.rewards.worker import main; main(fd, cpu_limit_s=cpu, wall_limit_s=wall)"
+    "import json, sys; given = json.loads(sys.argv[1]); sys.path[:] = given.pop('path'); "
+    "from foveal.rewards.worker import main; main(**given)"
 )
 START_LIMIT_S = 300
 """Seconds for a worker to import what it needs, on a busy machine too."""
@@ -41,24 +44,33 @@ class _Job:
 class _Worker:
     """One process and the parent's end of its pipe. It starts in the background."""
 
-    def __init__(self, first: bytes, *, cpu_limit_s: float, wall_limit_s: float) -> None:
+    def __init__(self, first: bytes, *, cpu_limit_s: float, wall_limit_s: float, needs: Needs) -> None:
         """`first`: pickled tasks whose functions it loads before its first task."""
         self.connection, theirs = Pipe(duplex=True)
         self._ready = False
+        self._scratch = tempfile.TemporaryDirectory(prefix="foveal-grading-", ignore_cleanup_errors=True)
+        self.status: dict[str, str] = {}
         # A plain interpreter rather than multiprocessing's spawn, which would run the user's main script
         # again. A session of its own, so that Ctrl-C reaches the parent alone; the closed pipe ends the
         # worker.
         settings = json.dumps(
-            [theirs.fileno(), cpu_limit_s, wall_limit_s, [path or os.getcwd() for path in sys.path]]
+            {
+                "descriptor": theirs.fileno(),
+                "cpu_limit_s": cpu_limit_s,
+                "wall_limit_s": wall_limit_s,
+                "scratch": self._scratch.name,
+                "needs": asdict(needs),
+                "path": [path or os.getcwd() for path in sys.path],
+            }
         )
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _START, settings],
+                [sys.executable, "-s", "-P", "-c", _START, settings],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a reward that prints does not mix with the program's own output
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=environment_for(needs, self._scratch.name, os.environ),
             )
             self.send(first)
 
@@ -81,8 +93,9 @@ class _Worker:
                     f"a grading worker is not ready after {START_LIMIT_S} s; check what the files of your "
                     f"rewards do when they are imported"
                 )
-            self.connection.recv()
-        except (EOFError, ConnectionResetError):
+            found = decode(self.connection.recv_bytes(MAX_REPLY))
+            self.status = found if isinstance(found, dict) else {}
+        except (EOFError, OSError, BadReply):
             self.stop()
             raise GradingError(
                 f"a grading worker could not start (exit status {self.process.returncode}; its message is "
@@ -94,11 +107,22 @@ class _Worker:
         self._ready = True
         return self
 
+    def ended(self) -> int:
+        """The exit status of a process that has closed its pipe."""
+        self.connection.close()
+        try:
+            self.process.wait(timeout=5)
+        except subprocess.TimeoutExpired:  # it closed the pipe and lives on
+            self.process.kill()
+        return self.stop()
+
     def stop(self) -> int:
         """End the process; its exit status."""
         self.connection.close()
         self.process.kill()
-        return self.process.wait()
+        status = self.process.wait()
+        self._scratch.cleanup()
+        return status
 
 
 class Pool:
@@ -109,11 +133,19 @@ class Pool:
     """
 
     def __init__(
-        self, *, workers: int, cpu_limit_s: float, wall_limit_s: float, first: Sequence[Task] = ()
+        self,
+        *,
+        workers: int,
+        cpu_limit_s: float,
+        wall_limit_s: float,
+        first: Sequence[Task] = (),
+        needs: Needs | None = None,
     ) -> None:
-        """Nothing is started yet. What the tasks `first` need is loaded when a worker starts."""
+        """Nothing is started yet. What the tasks `first` need is loaded when a worker starts; `needs` says
+        what they may touch, by default as little as the system allows."""
         self.workers, self.cpu_limit_s, self.wall_limit_s = workers, cpu_limit_s, wall_limit_s
         self._first = tuple(first)
+        self._needs = needs or Needs()
         self._idle: list[_Worker] = []
 
     def start(self) -> None:
@@ -181,7 +213,7 @@ class Pool:
             first = pickle.dumps(self._first)
         except _UNSENDABLE:
             first = pickle.dumps(())  # told when a task is sent
-        return _Worker(first, cpu_limit_s=self.cpu_limit_s, wall_limit_s=self.wall_limit_s)
+        return _Worker(first, cpu_limit_s=self.cpu_limit_s, wall_limit_s=self.wall_limit_s, needs=self._needs)
 
     def _receive(self, worker: _Worker, *, late: bool) -> Outcome | None:
         """The outcome of a worker's task; None when the worker died for no reason of a limit."""
@@ -190,10 +222,12 @@ class Pool:
             worker.stop()
             return timeout
         try:
-            reply = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
-            worker.connection.close()
-            return timeout if worker.process.wait() in _LIMIT_SIGNALS else None
+            reply = decode(worker.connection.recv_bytes(MAX_REPLY))
+        except BadReply:
+            worker.stop()
+            return None
+        except (EOFError, OSError):
+            return timeout if worker.ended() in _LIMIT_SIGNALS else None
         if not isinstance(reply, Outcome):
             raise GradingError(f"a reward cannot be loaded in a grading worker: {reply}")
         self._idle.append(worker)

@@ -1,24 +1,21 @@
 """The grading worker: a process that runs one task at a time under limits of CPU time, wall time and memory.
 
 The kernel ends the process when a limit is passed, so neither a loop in C nor an `except` that swallows
-everything can outlive it. CPU time, not wall time, decides: a busy machine does not change a verdict. Never
-imports torch by itself.
+everything can outlive it. CPU time, not wall time, decides: a busy machine does not change a verdict. What
+the process may touch is in `foveal.rewards.containment`. Never imports torch by itself.
 """
 
 import contextlib
 import importlib
 import os
-import resource
 import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
+from foveal.rewards.containment import Needs, contain, limit_memory, lock
+from foveal.rewards.messages import encode_outcome, encode_ready, encode_unloadable
 from foveal.rewards.tasks import Outcome, Task
-
-MEMORY_LIMIT = 4 << 30
-"""Bytes that a task may take beyond what the worker holds: a power tower is quick to fill memory."""
 
 _FIRST_CALLS = {
     "foveal.rewards.equality:equal": ("x+1", "x+2"),
@@ -28,19 +25,28 @@ _FIRST_CALLS = {
 """Calls that load what a function needs (sympy, grammars) before the clock starts."""
 
 
-def main(descriptor: int, *, cpu_limit_s: float, wall_limit_s: float) -> None:
-    """Serve tasks from the connection until the parent closes it or dies."""
+def main(
+    descriptor: int, *, cpu_limit_s: float, wall_limit_s: float, scratch: str, needs: dict[str, Any]
+) -> None:
+    """Serve tasks from the connection until the parent closes it or dies; rules work in `scratch`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for limit in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(limit, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     connection = Connection(descriptor)
+    wanted = Needs(**{**needs, "environment": tuple(needs["environment"])})
+    status = contain(wanted)
     loaded: dict[str, Callable[..., Any]] = {}
+    folders = (os.getcwd(), scratch)
     try:
         _load_first(connection.recv_bytes(), loaded)
-        connection.send("ready")
+        status = lock(status, wanted)
+        connection.send_bytes(encode_ready(status.as_dict()))
         while True:
-            connection.send(_serve(connection, loaded, cpu_limit_s=cpu_limit_s, wall_limit_s=wall_limit_s))
+            reply = _serve(
+                connection, loaded, cpu_limit_s=cpu_limit_s, wall_limit_s=wall_limit_s, folders=folders
+            )
+            connection.send_bytes(reply)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -62,25 +68,37 @@ def _loaded(task: Task, loaded: dict[str, Callable[..., Any]]) -> Callable[..., 
 
 
 def _serve(
-    connection: Connection, loaded: dict[str, Callable[..., Any]], *, cpu_limit_s: float, wall_limit_s: float
-) -> Outcome | Exception:
-    """One task; an exception is returned when it cannot even be loaded: a mistake of the set-up."""
+    connection: Connection,
+    loaded: dict[str, Callable[..., Any]],
+    *,
+    cpu_limit_s: float,
+    wall_limit_s: float,
+    folders: tuple[str, str],
+) -> bytes:
+    """The reply to one task: its outcome, or that it cannot even be loaded, a mistake of the set-up.
+
+    `folders`: where a reward of somebody's own is found and works, and the scratch folder of the rules.
+    """
     message = connection.recv_bytes()
     try:
+        os.chdir(folders[0])
         task = _unpickle(message)
         function = _loaded(task, loaded)
     except Exception as error:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    _limit_memory()
+        return encode_unloadable(f"{type(error).__name__}: {error}")
+    if task.target.startswith("foveal."):
+        os.chdir(folders[1])
+    limit_memory()
     signal.setitimer(signal.ITIMER_PROF, cpu_limit_s)
     signal.setitimer(signal.ITIMER_REAL, wall_limit_s)
     try:
-        return Outcome(kind="value", value=_scalar(function(*task.arguments)))
+        outcome = Outcome(kind="value", value=_scalar(function(*task.arguments)))
     except Exception as error:
-        return Outcome(kind="failure", message=f"{type(error).__name__}: {error}"[:500])
+        outcome = Outcome(kind="failure", message=f"{type(error).__name__}: {error}"[:500])
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
+    return encode_outcome(outcome)
 
 
 def _unpickle(message: bytes) -> Task:
@@ -113,13 +131,3 @@ def _scalar(value: object) -> object:
     if hasattr(value, "__float__"):
         return float(value)
     raise TypeError(f"a reward is a number or None, got {type(value).__name__}")
-
-
-def _limit_memory() -> None:
-    with contextlib.suppress(OSError, ValueError):
-        pages = int(Path("/proc/self/statm").read_text().split()[0])
-        _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        soft = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY_LIMIT
-        resource.setrlimit(
-            resource.RLIMIT_AS, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
-        )
