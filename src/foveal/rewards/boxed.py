@@ -2,7 +2,7 @@ r"""Finds where a completion states its answer: the last `\boxed{}`, or a closin
 
 import re
 
-_TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_TOKEN = re.compile(r"\\{1,2}boxed\s*\{|\\.|[{}]", re.DOTALL)
 _TAKEN_BACK = re.compile(
     r"(?<![A-Za-z])(?:no|not|wait|but|then|instead|actually|or rather|wrong)(?![A-Za-z])|\n\s*\n", re.I
 )

@@ -65,5 +65,16 @@ def by_algebra(gold: str, answer: str) -> float | None:
     return float(found is not None and latex.same(truth, found))
 
 
+_ARRAY = re.compile(
+    r"(?:\\left ?)?[\[(] ?\\begin\{array\} ?\{[clr| ]{1,12}\}(.*)\\end\{array\} ?(?:\\right ?)?[\])]",
+    re.DOTALL,
+)
+_MATRIX = re.compile(r"\\(begin|end)\{(?:bmatrix|smallmatrix)\}")
+
+
 def _ascii(text: str) -> str:
-    return clean(text).replace("°", "^\\circ ")
+    """The text as the reader of formulas takes it; all brackets around a matrix mean the same."""
+    if "\\begin{" not in text:
+        return clean(text).replace("°", "^\\circ ")
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text.strip().strip("$").removesuffix(".").strip())
+    return _MATRIX.sub(r"\\\1{pmatrix}", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")

@@ -160,7 +160,9 @@ def without_options(gold: str, answer: str, *, letters: str = "A-J") -> bool | N
         if not answer.isalpha():
             return letters_alone(answer) == several
         return answer == "".join(sorted(several))
-    match = re.fullmatch(rf"\(?([{letters}])\)?|\(([{letters}])\) ?(.+)|([{letters}])[.:] ?(.+)", gold)
+    match = re.fullmatch(
+        rf"\(?([{letters}])\)?|\(([{letters}])\) ?(.+)|([{letters}])(?:[.:] |\.(?=[^A-Za-z ]))(.+)", gold
+    )
     if match is None:
         return None
     letter, rest = match[1] or match[2] or match[4], match[3] or match[5] or ""

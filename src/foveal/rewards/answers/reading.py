@@ -80,6 +80,9 @@ class Equation:
 
 Reading = Scalar | Ratio | Group | Region | Equation
 
+_NO_LIST = Group(kind="list", items=())
+"""Stands for a list of which a member cannot be read."""
+
 _COMPACT = re.compile(r"[+-]?[$€£¥]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
 _SPACED = re.compile(r"([+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?)(?! ?[\d/])")
 _DOTTED = re.compile(r"\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?(?![\d.,])")
@@ -110,7 +113,7 @@ _UNIT_TOKENS = frozenset(("word", "num"))
 def readings(text: str) -> tuple[Reading, ...]:
     """Every sense of a cleaned answer; empty where this grammar reads none."""
     found: list[Reading] = []
-    for form in _forms(text):
+    for form in _forms(text) if "\\begin" not in text else ():
         reading = _read(form, 0)
         if reading is None:
             continue
@@ -164,7 +167,7 @@ def _read(text: str, depth: int) -> Reading | None:
         return _region(text, depth)
     listed = _list(text, depth)
     if listed is not None:
-        return listed
+        return None if listed is _NO_LIST else listed
     if outside(text, "="):
         return _equation(text, depth)
     if "\\pm" in text:
@@ -195,7 +198,7 @@ def _list(text: str, depth: int) -> Reading | None:
     for part in parts:
         item = _read(part, depth + 1)
         if item is None:
-            return Group(kind="list", items=())
+            return _NO_LIST
         items.extend(item.items if isinstance(item, Group) and item.kind == "list" else (item,))
     if all(isinstance(item, Region) for item in items):
         return None

@@ -260,7 +260,7 @@ def _same_group(gold: Group, answer: Group, terms: Terms) -> bool:
     if kinds == {"(", "["} and len(gold.items) <= 2:
         return False
     one, two = gold.items, answer.items
-    if "set" in kinds:
+    if "set" in kinds or (kinds == {"list"} and all(isinstance(item, Group) for item in (*one, *two))):
         one, two = _distinct(one, terms), _distinct(two, terms)
     if len(one) != len(two):
         return False

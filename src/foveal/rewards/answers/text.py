@@ -41,7 +41,7 @@ _WRAPPED = re.compile(
 _DELIMITERS = re.compile(r"\\[()\[\]]")
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,? ?\\[!,] ?|, ?\\!(?:\\ )?)(?=\d{3}(?!\d))")
 _SPACING = re.compile(
-    r"\\[,;:!> ]|\\(?:q?quad|[bB]ig{1,2}[lrm]?|left|right|displaystyle|limits|,)(?![A-Za-z])|~"
+    r"\\[,;:!> ]|\\q?quad|\\(?:[bB]ig{1,2}[lrm]?|left|right|displaystyle|limits|,)(?![A-Za-z])|~"
 )
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _DEGREE = re.compile(r"\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|\\degree(?![A-Za-z])|\\circ(?![A-Za-z])")
@@ -55,6 +55,7 @@ _SYNONYMS = {
     "\\arctan": "\\atan", "\\mp": "\\pm", "\\percent": "%", "\\pounds": "£", "\\euro": "€", "\\approxeq": "\\approx",
     "\\simeq": "\\approx", "\\ohm": "Ω", "\\Omega": "Ω", "\\mu": "μ",
 }  # fmt: skip
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _PLAIN = {
     "\\mathbb{R}": "\\R ",
@@ -103,6 +104,8 @@ def _without_delimiters(text: str) -> str:
 
 
 def _without_fonts(text: str) -> str:
+    if "\\begin" not in text:  # JSON written twice
+        text = _DOUBLED.sub(r"\\", text)
     for long, short in _PLAIN.items():
         text = text.replace(long, short)
     text = _THOUSANDS.sub("", text)

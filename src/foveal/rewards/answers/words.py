@@ -27,6 +27,7 @@ _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarte
           "fourths": 4, "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8,
           "tenth": 10, "tenths": 10}  # fmt: skip
 _START = re.compile(r"(?:negative |minus )?[A-Za-z]+(?:[ -][A-Za-z]+)*")
+_LIST = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|&|和|、")
 _FIRST_WORD = re.compile(r"(yes|no|true|false)[,.;:!] (.*)", re.IGNORECASE)
 
 
@@ -62,6 +63,9 @@ def same_words(gold: str, answer: str) -> bool:
     """Whether two texts say the same words; "Yes, it is" says yes."""
     one, two = plain_words(gold), plain_words(answer)
     if one == two:
+        return True
+    names = [sorted(filter(None, map(plain_words, _LIST.split(text)))) for text in (gold, answer)]
+    if len(names[0]) > 1 and names[0] == names[1]:  # "Tom and Jerry", "Jerry, Tom"
         return True
     first = _FIRST_WORD.fullmatch(answer.strip())
     if one in (_YES, _NO) and first is not None:
