@@ -2,15 +2,14 @@
 
 import re
 import time
-from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from foveal.rewards import DEFAULT, REGISTRY
-from foveal.rewards.boxed import gold_text, last_boxed, statement
-from foveal.rewards.numbers import read_number
+from foveal.rewards.answers.expression import NotReadable, numeral
+from foveal.rewards.boxed import last_boxed, reduce_gold, statement
 from foveal.rewards.rules import Boxed, Choice, Format, Number
 from foveal.rewards.tasks import Task
 from foveal.spec import build_component
@@ -73,7 +72,7 @@ def test_a_text_of_unclosed_boxes_is_read_in_linear_time() -> None:
 
 
 def test_gold_stored_in_a_box_and_a_closing_statement_are_unwrapped() -> None:
-    assert gold_text(r"$\boxed{21}$") == "21" and gold_text(" 21 ") == "21"
+    assert reduce_gold(r"$\boxed{21}$") == "21" and reduce_gold(" 21 ") == "21"
     assert statement("<think>B</think>\nSo the final answer is **(C)**.") == "(C)"
     assert statement("<think>only thoughts</think>") == ""
 
@@ -203,7 +202,8 @@ def test_choice_without_an_option_as_truth_is_not_graded() -> None:
         ("12 cm^2", "12", True),
         ("$15", "15 dollars", True),
         ("0", "0.0001", False),
-        ("5", "five", False),
+        ("5", "five", True),
+        ("5", "six", False),
     ],
 )
 def test_number_compares_within_the_tolerance(gold: str, answer: str, right: bool) -> None:
@@ -218,10 +218,11 @@ def test_number_tolerances_are_inclusive_and_a_truth_that_is_no_number_is_not_gr
     assert Number(require_box=True)(problem("7"), "The answer is 7 cm.") == 0.0
 
 
-def test_hostile_numerals_are_not_read() -> None:
-    for text in ("1e999999999", "9" * 5000, "1/0", "\\frac{1}{0}", "3 1/0", "0." + "1" * 500):
-        assert read_number(text) is None
-    assert read_number("-7 3/4") is not None and read_number("-7 3/4").value == Fraction(-31, 4)  # type: ignore[union-attr]
+@pytest.mark.parametrize("text", ["1e999999999", "9" * 5000, "0." + "1" * 500])
+def test_hostile_numerals_are_not_read(text: str) -> None:
+    with pytest.raises(NotReadable):
+        numeral(text)
+    assert Number()(problem(text), boxed("1")) is None and Number()(problem("1"), boxed(text)) == 0.0
 
 
 PUBLISHED = re.compile(r"<think>.*</think>.*\\boxed\{.*\}.*", re.DOTALL)

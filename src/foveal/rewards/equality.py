@@ -1,54 +1,34 @@
-r"""Whether two answers are the same: a quick exact path, and math-verify for what is left.
+r"""Whether two answers are the same: our rules first, math-verify for the formulas that they leave.
 
-Where public graders disagree (math-verify 0.9 and mathruler 0.1), the choice is what a teacher would accept:
-- equal values count whatever their form: `2/4` = `1/2`, `2^{10}` = `1024`, `{2,1}` = `{1,2}`, `--3` = `3`
-  (mathruler refuses these);
-- a percentage is either reading: `25\%` = `25` = `0.25` (as math-verify);
-- `7 3/4` is a mixed number (math-verify multiplies), and `−5`, `42.`, `４２`, `9π`, `½`, `45°` mean what they
-  say;
-- the last box counts, whatever stands in earlier ones; without a box nothing is right, also when the truth
-  is "None";
-- words are text, never products of their letters: `silent` is not `listen`; case does not matter;
-- decimals count as equal to an exact value when they agree to six places (as math-verify): `3.4641` is not
-  `2\sqrt{3}`;
-- a truth that cannot be read is right only as the same string; else the answer is not graded (None), never
-  1.0.
+The rules (`foveal.rewards.answers`) decide numbers, units, percentages, ratios, words, dates, options,
+lists, tuples, sets, intervals, equations and the formulas of school mathematics. What is left (matrices,
+inequalities in several letters, floor, binomials) is compared by math-verify's comparison on formulas that
+`foveal.rewards.latex` read, which lets no text reach an evaluator. `docs/rewards.md` says what counts as
+equal, kind by kind, and where math-verify and mathruler judge otherwise.
 """
 
 import re
 
-from foveal.rewards.numbers import plain, read_number, tidy
+from foveal.rewards.answers.text import MAX_LENGTH, clean
+from foveal.rewards.answers.verdict import PLAIN, Asked, verdict
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_WORDS = re.compile(r"[^\W\d_]+(?:['-][^\W\d_]+)*(?: [^\W\d_]+(?:['-][^\W\d_]+)*)*")
 
 
-def compare_quickly(gold: str, answer: str) -> bool | None:
-    """The verdict where no algebra is needed, None where it is. `gold` is not empty.
+def compare_quickly(gold: str, answer: str, about: Asked = PLAIN) -> bool | None:
+    """The verdict of the rules; None where algebra is needed. `gold` is not empty.
 
-    Identical strings are right; two plain integers, or two texts of words, are right or wrong at once.
+    Identical strings, and two plain integers of any length, are decided at once.
     """
     gold, answer = gold.strip(), answer.strip()
     if gold == answer:
         return True
     if not answer:
         return False
-    if _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
-        return _integer(gold) == _integer(answer)
-    if gold.isalpha() and answer.isalpha():
-        return gold.casefold() == answer.casefold()
-    gold, answer = tidy(gold), tidy(answer)
-    if gold == answer:
-        return bool(gold)
-    if _WORDS.fullmatch(gold) and _WORDS.fullmatch(answer):
-        return gold.casefold() == answer.casefold()
-    left, right = read_number(gold), read_number(answer)
-    if left is None or right is None:
-        return None
-    if set(left.readings) & set(right.readings):
-        return True
-    whole = left.value.denominator == right.value.denominator == 1
-    return False if whole and not (left.percent or right.percent) else None
+    if not about.options and _INTEGER.fullmatch(gold) and _INTEGER.fullmatch(answer):
+        if about.terms.places is None:
+            return _integer(gold) == _integer(answer)
+    return verdict(gold, answer, about)
 
 
 def _integer(text: str) -> tuple[bool, str]:
@@ -58,17 +38,43 @@ def _integer(text: str) -> tuple[bool, str]:
 
 
 def equal(gold: str, answer: str) -> float | None:
-    """1.0 or 0.0 by math-verify; None when the truth cannot be parsed.
+    """1.0 or 0.0, by the rules and else by math-verify's comparison; None when the truth cannot be read.
 
     May run without end on hostile input: call it in a grading worker.
     """
     quick = compare_quickly(gold, answer)
-    if quick is not None:
-        return float(quick)
-    from foveal.rewards.latex import parse, same
+    return by_algebra(gold, answer) if quick is None else float(quick)
 
-    truth = parse(plain(gold))
+
+def by_algebra(gold: str, answer: str) -> float | None:
+    """1.0 or 0.0 by math-verify's comparison of the two formulas; None when the truth is no formula."""
+    if max(len(gold), len(answer)) > MAX_LENGTH:
+        return 0.0
+    import importlib
+    import logging
+
+    # Time is limited from outside, in CPU seconds; math-verify's own limit is in wall seconds and warns
+    # when it is off.
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    logging.getLogger("latex2sympy2_extended").setLevel(logging.ERROR)
+    latex = importlib.import_module("foveal.rewards.latex")
+    truth = latex.parse(_ascii(gold))
     if truth is None:
         return None
-    found = parse(plain(answer))
-    return float(found is not None and same(truth, found))
+    found = latex.parse(_ascii(answer))
+    return float(found is not None and latex.same(truth, found))
+
+
+_ARRAY = re.compile(
+    r"(?:\\left ?)?[\[(] ?\\begin\{array\} ?\{[clr| ]{1,12}\}(.*)\\end\{array\} ?(?:\\right ?)?[\])]",
+    re.DOTALL,
+)
+_MATRIX = re.compile(r"\\(begin|end)\{(?:bmatrix|smallmatrix)\}")
+
+
+def _ascii(text: str) -> str:
+    """The text as the reader of formulas takes it; all brackets around a matrix mean the same."""
+    if "\\begin{" not in text:
+        return clean(text).replace("°", "^\\circ ")
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text.strip().strip("$").removesuffix(".").strip())
+    return _MATRIX.sub(r"\\\1{pmatrix}", text).replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")

@@ -5,57 +5,67 @@ a grading worker shall run (`foveal.rewards.grading`). Calling a reward directly
 a time limit.
 """
 
-import re
-import string
-from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import ClassVar
 
 from pydantic import Field
 
-from foveal.rewards.boxed import gold_text, last_boxed, statement
-from foveal.rewards.equality import compare_quickly, equal
+from foveal.rewards.answers import choice
+from foveal.rewards.answers.number import Within, within
+from foveal.rewards.answers.text import MAX_LENGTH
+from foveal.rewards.answers.verdict import Asked, asked, by_value, prepared
+from foveal.rewards.boxed import boxes_together, last_boxed, reduce_gold, statement
+from foveal.rewards.equality import by_algebra, compare_quickly
 from foveal.rewards.layout import thinks_then_boxes
-from foveal.rewards.numbers import read_number, tidy
 from foveal.rewards.tasks import Task
 from foveal.types import Problem, Reward
 
 
 class Boxed(Reward):
-    r"""1 when the last `\boxed{}` equals the truth in value, else 0; None when the truth cannot be read.
+    r"""1 when the last `\boxed{}` says what the truth says, else 0; None when the truth cannot be read.
+
+    Right on mixed sets: options (`problem.meta["choices"]`), numbers with units, formulas, lists, intervals,
+    dates and words; `docs/rewards.md` says kind by kind what counts as equal. `meta["unit"]` and
+    `meta["precision"]` are respected. Boxes joined by a comma or "and" count together.
 
     Source: arXiv:2507.06448, released reward function (accuracy part).
-    Differs from its code: math-verify instead of mathruler, for the reasons in `foveal.rewards.equality`;
-    a missing box is never right, also when the truth is the word "None".
+    Differs from its code: equal in value instead of mathruler's comparison of texts, for the reasons in
+    `docs/rewards.md`; a missing box is never right, also when the truth is the word "None".
     """
 
     type: str = "boxed"
     is_accuracy: ClassVar[bool] = True
-    worker_calls: ClassVar[tuple[str, ...]] = ("foveal.rewards.equality:equal",)
+    worker_calls: ClassVar[tuple[str, ...]] = ("foveal.rewards.equality:by_algebra",)
 
     def settle(self, problem: Problem, text: str) -> float | None | Task:
-        """The verdict where it is plain; else the comparison that a worker shall make."""
-        gold, answer = gold_text(problem.answer), last_boxed(text)
-        if not gold:
+        """The verdict of the rules; else the comparison that a worker shall make."""
+        gold = reduce_gold(problem.answer)
+        if gold is None:
             return None
+        answer = last_boxed(text)
         if answer is None:
             return 0.0
-        quick = compare_quickly(gold, answer)
+        about = asked(problem.question, problem.meta)
+        quick = compare_quickly(gold, answer, about)
+        if quick is not True and (together := boxes_together(text)) is not None:
+            whole = compare_quickly(gold, together, about)
+            if whole is not False:
+                answer, quick = together, whole
         return Task(target=self.worker_calls[0], arguments=(gold, answer)) if quick is None else float(quick)
 
     def __call__(self, problem: Problem, text: str) -> float | None:
         """1.0, 0.0 or None; may take long on hostile input."""
         found = self.settle(problem, text)
-        return equal(*found.arguments) if isinstance(found, Task) else found
+        return by_algebra(*found.arguments) if isinstance(found, Task) else found
 
 
 class Choice(Reward):
     r"""1 when the chosen option is the right one, else 0; None when the truth names no option.
 
-    Accepts `\boxed{B}`, `(B)`, `B.`, `B. 12 cm`, and an option's text when `problem.meta["choices"]` lists
-    the options (a list, or a table from letter to text). Without a box the last line after the reasoning is
-    read, which has to be the option or "the answer is" with it; a letter somewhere in a sentence does not
-    count.
+    Accepts `\boxed{B}`, `(B)`, `B.`, `B. 12 cm`, several letters, and an option's text when
+    `problem.meta["choices"]` lists the options (a list, a table from letter to text, `{label, text}` or a
+    list of them). Without a box the last line after the reasoning is read, which has to be the option or
+    "the answer is" with it; a letter somewhere in a sentence does not count.
     """
 
     type: str = "choice"
@@ -66,59 +76,41 @@ class Choice(Reward):
 
     def settle(self, problem: Problem, text: str) -> float | None:
         """The verdict; always plain."""
-        options = _options(problem.meta.get("choices"))
-        gold = _chosen(gold_text(problem.answer), options)
+        gold = _short(reduce_gold(problem.answer))
         if gold is None:
             return None
         stated = last_boxed(text)
         if stated is None and not self.require_box:
             stated = statement(text)
-        return float(stated is not None and _chosen(stated, options) == gold)
+        said = _short(stated) or ""
+        about = asked(problem.question, problem.meta)
+        if about.options:
+            found = choice.settle(gold, said, about.options, _same_text)
+        else:
+            found = choice.without_options(gold.upper() if len(gold) == 1 else gold, said, letters="A-Z")
+        return None if found is None else float(found)
 
     def __call__(self, problem: Problem, text: str) -> float | None:
         """1.0, 0.0 or None."""
         return self.settle(problem, text)
 
 
-_OPTION = re.compile(r"[(\[]?\s*([A-Za-z])\s*[)\]]?\s*(?:[.:)]\s*(.*))?", re.DOTALL)
+def _short(text: str | None) -> str | None:
+    return prepared(text) if text is not None and len(text) <= MAX_LENGTH else None
 
 
-def _options(choices: object) -> Mapping[str, str]:
-    """Letter -> tidy text in lower case; empty when the problem lists no options."""
-    if isinstance(choices, Mapping):
-        return {str(letter).strip().upper(): tidy(str(text)).casefold() for letter, text in choices.items()}
-    if not isinstance(choices, Sequence) or isinstance(choices, str):
-        return {}
-    options = {}
-    for letter, text in zip(string.ascii_uppercase, choices, strict=False):
-        # Some sets write the letter into the option: "A. 12" is 12.
-        match = _OPTION.fullmatch(str(text).strip())
-        labelled = match is not None and match[2] and match[1].upper() == letter
-        options[letter] = tidy(match[2] if match is not None and labelled else str(text)).casefold()
-    return options
-
-
-def _chosen(stated: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the option that `stated` names; None when it names none."""
-    text = tidy(stated).casefold()
-    by_text = [letter for letter, option in options.items() if option and option == text]
-    if len(by_text) == 1:
-        return by_text[0]
-    match = _OPTION.fullmatch(tidy(stated))
-    if match is None:
-        return None
-    letter, rest = match[1].upper(), tidy(match[2] or "").casefold()
-    if not options:
-        return letter
-    return letter if letter in options and rest in ("", options[letter]) else None
+def _same_text(one: str, two: str) -> bool:
+    return by_value(one, two, Asked()) is True
 
 
 class Number(Reward):
     r"""1 when |answer - truth| <= max(absolute, relative * |truth|), else 0; None if the truth is no number.
 
-    Reads integers, decimals, fractions, mixed and scientific numbers, thousands separators, currency and
-    units (`\frac{3}{4}`, `1,234.5`, `3\times 10^8`, `$15`, `12 cm^2`). A percentage is either reading: 25 %
-    is 25 and 0.25. Units are not compared. Without a box the last line after the reasoning is read.
+    Reads integers, decimals, fractions, mixed and scientific numbers, thousands separators, magnitudes,
+    currency and units (`\frac{3}{4}`, `1,234.5`, `3\times 10^8`, `2 million`, `$15`, `12 cm^2`). A percentage
+    is either reading: 25 % is 25 and 0.25. Units that measure different things are wrong, lengths of 5 cm
+    and 50 mm are the same, and a unit may be left out. Without a box the last line after the reasoning is
+    read.
     """
 
     type: str = "number"
@@ -133,18 +125,13 @@ class Number(Reward):
 
     def settle(self, problem: Problem, text: str) -> float | None:
         """The verdict; always plain."""
-        gold = read_number(gold_text(problem.answer), units=True)
-        if gold is None:
-            return None
+        gold = _short(reduce_gold(problem.answer))
         stated = last_boxed(text)
         if stated is None and not self.require_box:
             stated = statement(text)
-        found = None if stated is None else read_number(stated, units=True)
-        if found is None:
-            return 0.0
-        absolute, relative = Fraction(self.absolute), Fraction(self.relative)
-        pairs = ((one, two) for one in found.readings for two in gold.readings)
-        return float(any(abs(one - two) <= max(absolute, relative * abs(two)) for one, two in pairs))
+        bounds = Within(absolute=Fraction(self.absolute), relative=Fraction(self.relative))
+        found = None if gold is None else within(gold, _short(stated) or "", bounds)
+        return None if found is None else float(found)
 
     def __call__(self, problem: Problem, text: str) -> float | None:
         """1.0, 0.0 or None."""

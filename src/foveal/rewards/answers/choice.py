@@ -1,0 +1,176 @@
+r"""Multiple choice: `B`, `(B)`, `B. 80°`, the option's text, an index, or several letters.
+
+Options come as a list, a table from letter to text, `{label: [...], text: [...]}` or a list of
+`{label, text}`. Where the problem lists none, a truth of one capital letter still takes `B`, `(b)`, `B. 80`.
+"""
+
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+
+from foveal.rewards.answers.text import clean
+from foveal.rewards.answers.words import plain_words
+
+_LETTER = re.compile(r"[(\[{]? ?([A-Za-z]) ?[)\]}]?")
+_LABELLED = re.compile(
+    r"(?:option|choice|answer)? ?[(\[]? ?([A-Za-z]) ?(?:[)\]] ?[.:,]?|[.:]|,(?= )|-(?= )|(?<= )=) ?(.+)",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    r"(?:the )?(?:correct )?(?:option|choice|answer)(?: is)? ?:? ?[(\[]?([A-Za-z])[)\]]?", re.IGNORECASE
+)
+_LETTERS = re.compile(r"[A-H](?:(?: ?[,;/&] ?| and | ?, and | )[A-H])+|[A-H]{2,8}")
+_ANOTHER = re.compile(
+    r"(?<![A-Za-z])[(\[]?[A-H](?:[.:)\]]|$)|(?<![A-Za-z])(?:or|and|not) [(\[]?[A-H](?![A-Za-z])"
+)
+_INDEX = re.compile(r"[0-9]{1,2}")
+
+Options = Mapping[str, str]
+SameText = Callable[[str, str], bool]
+
+
+def options(choices: object) -> dict[str, str]:
+    """Letter -> cleaned text; empty when the problem lists no options."""
+    if isinstance(choices, Mapping):
+        labels, texts = choices.get("label"), choices.get("text")
+        if _is_list(labels) and _is_list(texts) and len(labels) == len(texts):  # type: ignore[arg-type]
+            return _lettered(list(labels), list(texts))  # type: ignore[call-overload]
+        return {str(letter).strip(" .:()").upper(): clean(str(text)) for letter, text in choices.items()}
+    if not _is_list(choices):
+        return {}
+    rows = list(choices)  # type: ignore[call-overload]
+    if rows and all(isinstance(row, Mapping) and "text" in row for row in rows):
+        labels = [
+            row.get("label", row.get("id", letter))
+            for row, letter in zip(rows, string.ascii_uppercase, strict=False)
+        ]
+        return _lettered(labels, [row["text"] for row in rows])
+    found = {}
+    for letter, text in zip(string.ascii_uppercase, rows, strict=False):
+        # Some sets write the letter into the option: "A. 12" is 12.
+        cleaned = clean(str(text))
+        match = _LABELLED.fullmatch(cleaned)
+        found[letter] = match[2].strip() if match is not None and match[1].upper() == letter else cleaned
+    return found
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _lettered(labels: Sequence[object], texts: Sequence[object]) -> dict[str, str]:
+    names = [str(label).strip(" .:()").upper() for label in labels]
+    if not all(
+        len(name) == 1 and name.isalpha() for name in names
+    ):  # "1", "2": letters are what a model sees
+        names = list(string.ascii_uppercase[: len(texts)])
+    return {name: clean(str(text)) for name, text in zip(names, texts, strict=False)}
+
+
+def chosen(stated: str, among: Options, same: SameText) -> frozenset[str] | None:
+    """The letters that a cleaned text names; None when it names no option.
+
+    A letter with a text counts when the text is that option's, or holds it and no other option's.
+    """
+    if not among:
+        return letters_alone(stated)
+    by_text = _by_text(stated, among, same)
+    if by_text is not None:
+        return frozenset((by_text,))
+    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
+    if match is not None:
+        return frozenset((match[1].upper(),)) if match[1].upper() in among else None
+    match = _LABELLED.fullmatch(stated)
+    if match is not None and match[1].upper() in among:
+        letter, rest = match[1].upper(), match[2].strip()
+        by_text = _by_text(rest, among, same)
+        if by_text == letter or (by_text is None and _holds(rest, letter, among)):
+            return frozenset((letter,))
+    if _LETTERS.fullmatch(stated):
+        found = frozenset(sign for sign in stated if sign in string.ascii_uppercase)
+        return found if found <= set(among) else None
+    return _several(stated, among, same)
+
+
+def _several(stated: str, among: Options, same: SameText) -> frozenset[str] | None:
+    """Several options, each with its letter or text: `A. red, C. blue`, `red; blue`."""
+    for separator in (";", ",", " and "):
+        parts = [part.strip() for part in stated.split(separator)]
+        if 1 < len(parts) <= len(among) and all(parts):
+            found = [chosen(part, among, same) for part in parts]
+            sets = [part for part in found if part is not None and len(part) == 1]
+            if len(sets) == len(parts) and len(frozenset().union(*sets)) == len(parts):
+                return frozenset().union(*sets)
+    return None
+
+
+def letters_alone(stated: str) -> frozenset[str] | None:
+    """The letters of a text that is nothing but option letters."""
+    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
+    if match is not None:
+        return frozenset((match[1].upper(),))
+    return frozenset(s for s in stated if s in string.ascii_uppercase) if _LETTERS.fullmatch(stated) else None
+
+
+def _by_text(stated: str, among: Options, same: SameText) -> str | None:
+    """The only option whose text this is: to the letter, else in value."""
+    words = plain_words(stated)
+    found = [
+        letter for letter, text in among.items() if text and (text == stated or plain_words(text) == words)
+    ]
+    if not found and not _LETTER.fullmatch(stated):
+        found = [letter for letter, text in among.items() if text and same(text, stated)]
+    return found[0] if len(found) == 1 else None
+
+
+def _holds(rest: str, letter: str, among: Options) -> bool:
+    """Whether a text behind a letter holds that option's words and no other's."""
+    words = f" {plain_words(rest)} "
+    held = [name for name, text in among.items() if text and f" {plain_words(text)} " in words]
+    return held == [letter]
+
+
+def by_index(stated: str, among: Options) -> frozenset[str] | None:
+    """The option at a place counted from 0, as class labels are stored."""
+    if _INDEX.fullmatch(stated) and int(stated) < len(among):
+        return frozenset((list(among)[int(stated)],))
+    return None
+
+
+def settle(gold: str, answer: str, among: Options, same: SameText) -> bool | None:
+    """The verdict on a truth that is one of the options, or several; None when it is none of them.
+
+    An index counts as a truth, and as an answer to the same index.
+    """
+    right = chosen(gold, among, same)
+    if right is None:
+        right = by_index(gold, among)
+        if right is not None and gold == answer:
+            return True
+    return None if right is None else chosen(answer, among, same) == right
+
+
+def without_options(gold: str, answer: str, *, letters: str = "A-J") -> bool | None:
+    """The verdict on a truth that is a letter, or letters, of options that the problem does not list.
+
+    None when the truth is no capital letter among `letters`, with a text or without.
+    """
+    several = frozenset(sign for sign in gold if sign in string.ascii_uppercase)
+    if len(gold) > 1 and _LETTERS.fullmatch(gold) and "".join(sorted(several)) == re.sub("[^A-H]", "", gold):
+        if not answer.isalpha():
+            return letters_alone(answer) == several
+        return answer == "".join(sorted(several))
+    match = re.fullmatch(
+        rf"\(?([{letters}])\)?|\(([{letters}])\) ?(.+)|([{letters}])(?:[.:] |\.(?=[^A-Za-z ]))(.+)", gold
+    )
+    if match is None:
+        return None
+    letter, rest = match[1] or match[2] or match[4], match[3] or match[5] or ""
+    said = _LETTER.fullmatch(answer) or _NAMED.fullmatch(answer)
+    if said is not None:
+        return said[1].upper() == letter
+    said = _LABELLED.fullmatch(answer)
+    if said is None or not said[1].isupper():
+        return bool(rest) and plain_words(answer) == plain_words(rest)
+    told = said[1] == letter and not _ANOTHER.search(said[2])
+    return told and (not rest or plain_words(rest) == plain_words(said[2]))

@@ -1,0 +1,177 @@
+"""The verdict of the rules on one answer: right, wrong, or None where no rule reads the two."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from foveal.rewards.answers import choice
+from foveal.rewards.answers.chinese import western
+from foveal.rewards.answers.date import same_clock, same_date
+from foveal.rewards.answers.reading import Reading, Scalar, readings
+from foveal.rewards.answers.sameness import NO_TERMS, Terms, same
+from foveal.rewards.answers.text import MAX_LENGTH, clean
+from foveal.rewards.answers.unit import read_unit
+from foveal.rewards.answers.value import TooHard, variables
+from foveal.rewards.answers.words import is_prose, is_text, same_words
+
+_QUOTED_LIST = re.compile(
+    r"""\[\s*(?:(?:"[^"\\]*"|'[^'\\]*')\s*(?:,\s*(?:"[^"\\]*"|'[^'\\]*')\s*){0,30})\]"""
+)
+_QUOTED = re.compile(r""""([^"\\]*)"|'([^'\\]*)'""")
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct |right )?(?:answer|result)(?: is| =|:)+ ?(?=.)|answer ?: ?(?=.)",
+    re.IGNORECASE,
+)
+_PERCENT_ASKED = re.compile(r"%|percent|per cent|百分", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a problem says about its answer besides the truth itself."""
+
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Letter -> cleaned text."""
+    terms: Terms = NO_TERMS
+    unit: str = ""
+
+
+PLAIN = Asked()
+
+
+def asked(question: str, meta: Mapping[str, Any]) -> Asked:
+    """Options, unit, precision and percent sign of a problem.
+
+    `meta` may hold `choices` or `options`, `unit`, and `precision` (decimal places, for answers that are
+    decimal: `answer_type` "float", or not given).
+    """
+    choices: object = meta.get("choices")
+    if choices is None or choices == [] or choices == {}:
+        choices = meta.get("options")
+    found = choice.options(choices) if choices is not None else {}
+    unit = meta.get("unit")
+    return Asked(
+        options=found,
+        terms=Terms(places=_places(meta), percent=_PERCENT_ASKED.search(question[:4000]) is not None),
+        unit=clean(unit) if isinstance(unit, str) and len(unit) <= 40 else "",
+    )
+
+
+def _places(meta: Mapping[str, Any]) -> int | None:
+    kind, precision = meta.get("answer_type"), meta.get("precision")
+    if isinstance(kind, str) and kind not in ("float", "decimal", "number"):
+        return None
+    try:
+        places = float(str(precision)) if precision is not None else math.nan
+    except ValueError:
+        return None
+    return int(places) if places in range(11) else None
+
+
+def alternatives(gold: str) -> tuple[str, ...]:
+    """The truths that a list of quoted texts offers, each of which is right; else the text itself.
+
+    >>> alternatives("['24/7', '3.429']"), alternatives("[1, 2]")
+    (('24/7', '3.429'), ('[1, 2]',))
+    """
+    text = gold.strip()
+    if len(text) > MAX_LENGTH or _QUOTED_LIST.fullmatch(text) is None:
+        return (gold,)
+    return tuple(one or two for one, two in _QUOTED.findall(text)) or (gold,)
+
+
+def verdict(gold: str, answer: str, about: Asked = PLAIN) -> bool | None:
+    """Whether the answer is right; None where the rules cannot tell.
+
+    Both are read up to `MAX_LENGTH` characters; longer ones are right only as the same string.
+    """
+    gold, answer = gold.strip(), answer.strip()
+    if gold == answer:
+        return True
+    if not answer or len(answer) > MAX_LENGTH or len(gold) > MAX_LENGTH:
+        return False
+    verdicts = [_one(truth, answer, about) for truth in alternatives(gold)]
+    if True in verdicts:
+        return True
+    return None if None in verdicts else False
+
+
+def _one(gold: str, answer: str, about: Asked) -> bool | None:
+    truth, said = prepared(gold), prepared(answer)
+    if truth == said:
+        return bool(truth)
+    if not said:
+        return False
+    if about.options:
+        found = _by_options(truth, said, about)
+        if found is not None:
+            return found
+    found = choice.without_options(truth, said) if not about.options else None
+    if found is not None:
+        return found
+    for rule in (same_date, same_clock):
+        found = rule(truth, said)
+        if found is not None:
+            return found
+    return by_value(truth, said, about)
+
+
+def prepared(text: str) -> str:
+    """The text as the rules read it: cleaned, without "the answer is", Chinese units in letters."""
+    text = clean(text)
+    lead = _LEAD.match(text)
+    return western(text[lead.end() :] if lead is not None else text)
+
+
+def _by_options(truth: str, said: str, about: Asked) -> bool | None:
+    def same_text(one: str, two: str) -> bool:
+        return by_value(one, two, Asked(terms=about.terms)) is True
+
+    return choice.settle(truth, said, about.options, same_text)
+
+
+def by_value(truth: str, said: str, about: Asked) -> bool | None:
+    """The verdict on two prepared texts without options."""
+    if is_text(truth) and not _is_number_in_words(truth):
+        return same_words(truth, said)
+    golds = _with_unit(readings(truth), about.unit)
+    if not golds:
+        return same_words(truth, said) if is_prose(truth) else None
+    answers = readings(said)
+    if not answers:
+        return False if _is_plain(golds) and ("\\" not in said or is_prose(said)) else None
+    hard = False
+    for gold in golds:
+        for answer in answers:
+            try:
+                if same(gold, answer, about.terms):
+                    return True
+            except TooHard:
+                hard = True
+    return None if hard else False
+
+
+def _is_number_in_words(text: str) -> bool:
+    return any(isinstance(found, Scalar) and not variables(found.formula) for found in readings(text))
+
+
+def _is_plain(golds: tuple[Reading, ...]) -> bool:
+    """Whether the truth is one number, which no sentence can equal."""
+    return all(isinstance(gold, Scalar) and not variables(gold.formula) for gold in golds)
+
+
+def _with_unit(golds: tuple[Reading, ...], unit: str) -> tuple[Reading, ...]:
+    """The truths with the unit that the data set keeps in a column of its own."""
+    found = read_unit(unit) if unit else None
+    if found is None or found.words:
+        return golds
+    return tuple(
+        replace(gold, unit=found)
+        if isinstance(gold, Scalar) and gold.unit is None and not gold.percent
+        else gold
+        for gold in golds
+    )
+
+
+__all__ = ["PLAIN", "Asked", "alternatives", "asked", "by_value", "prepared", "verdict"]
