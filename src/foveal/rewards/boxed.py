@@ -3,6 +3,8 @@ r"""Finds where a completion states its answer: the last `\boxed{}`, or a closin
 import re
 
 _TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+_THINK = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _STATEMENT = re.compile(
     r"(?:(?:so|thus|therefore|hence),?\s+)?(?:the\s+)?(?:final\s+|correct\s+)?(?:answer|option|choice)\s*(?:is|:)?\s*:?\s*(.+)",
     re.IGNORECASE,
@@ -42,6 +44,21 @@ def gold_text(answer: str) -> str:
     """
     boxed = last_boxed(answer)
     return (answer if boxed is None else boxed).strip().strip("$").strip()
+
+
+def reduce_gold(answer: str) -> str:
+    r"""The answer that a data set's truth states: its last `<answer>`, else its last box, else all of it.
+
+    Reasoning between `<think>` tags is left out. Empty where nothing but reasoning is left.
+
+    >>> reduce_gold(r"<think>maybe \boxed{7}</think> <answer> B </answer>")
+    'B'
+    """
+    outside = _THINK.sub("", answer)
+    tagged = _ANSWER.findall(outside)
+    text = tagged[-1] if tagged else outside
+    boxed = last_boxed(text)
+    return (text if boxed is None else boxed).strip()
 
 
 def statement(text: str) -> str:
