@@ -54,8 +54,11 @@ class Problem:
     """A question about pictures with a verifiable answer.
 
     `system` and `turns` stand before the question in the prompt; the picture marks over all turns and the
-    question match the pictures in order. `meta` holds the source, and for worlds: `family`, `template`, `grade` ("low" | "medium" | "high"),
-    `scene` (JSON), `chain_of_thought`, `shortcut`.
+    question match the pictures in order.
+
+    `meta` holds the source, and for worlds: `family`, `template`, `grade` ("low" | "medium" | "high"),
+    `scene` (JSON), `chain_of_thought`, `shortcut`. Of files it holds the options as `choices`: a list of
+    texts, or a table from label to text where the labels are not A, B, ....
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Pictures by path: on disk beside the data, or inside a zip that lies there; nothing is ever unpacked to disk."""
+"""Pictures by path: on disk beside the data, or inside a zip that lies there. Nothing is unpacked to disk."""
 
 import re
 import stat
@@ -17,6 +17,8 @@ MAX_ARCHIVES = 64
 """Zips that are looked into beside one data file."""
 MAX_MEMBERS = 2_000_000
 """Files inside one zip."""
+MAX_ENTRIES = 1_000_000
+"""Names of a folder among which its zips are looked for."""
 NEAR_NAMES = 5_000
 """Names of a folder among which the nearest to a missing one is looked for."""
 
@@ -90,9 +92,9 @@ class Places:
             if len(found) == 1 or (found and found[0].name == way):
                 return found[0]
             if found:
+                places = ", ".join(f"{one.archive.filename}:{one.name}" for one in found[:3])
                 raise DataError(
-                    f"{way} is in several zips: {', '.join(f'{one.archive.filename}:{one.name}' for one in found[:3])}; "
-                    "unpack the right one beside the data file"
+                    f"{way} is in several zips: {places}; unpack the right one beside the data file"
                 )
         return None
 
@@ -123,7 +125,7 @@ def check_regular(place: Path) -> None:
 
 
 def _members(roots: Iterable[Path]) -> dict[str, list[Member]]:
-    """Last name -> the files of that name in the zips of these folders; links and paths that leave are not."""
+    """Last name -> the files of that name in the zips of these folders, without links and paths with `..`."""
     found: dict[str, list[Member]] = {}
     for archive in islice(_archives(roots), MAX_ARCHIVES):
         for info in islice(archive.infolist(), MAX_MEMBERS):

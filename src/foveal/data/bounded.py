@@ -67,7 +67,7 @@ def _deeper(value: object, depth: int) -> bool:
 
 
 def list_text(text: str) -> list[str] | None:
-    r"""The items of a list written as text, in JSON's or Python's manner or without commas; None if it is none.
+    r"""The items of a list written as text, as JSON or Python do it, or without commas; None if it is none.
 
     A small grammar of quoted items; nothing is evaluated.
 

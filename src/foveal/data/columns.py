@@ -121,8 +121,8 @@ def id_text(value: object, *, column: str, where: str) -> str:
 def _check_characters(text: str, *, column: str, where: str) -> None:
     if not well_formed(text):
         raise DataError(
-            f"{where}: {column} has half a character (a lone surrogate), which no tokenizer reads: {short(text)}; "
-            "write the text as UTF-8 again"
+            f"{where}: {column} has half a character (a lone surrogate), which no tokenizer reads: "
+            f"{short(text)}; write the text as UTF-8 again"
         )
     if "\x00" in text:
         raise DataError(f"{where}: {column} has a zero byte, {short(text)}; take it out")

@@ -60,10 +60,12 @@ def own_columns(understood: Understanding) -> frozenset[str]:
     return frozenset(used)
 
 
-def _sample(rows: Rows) -> list[Mapping[str, Any]]:
+def _sample(rows: Rows) -> Sequence[Mapping[str, Any]]:
     count = min(len(rows), SAMPLE)
     places = [n * len(rows) // count for n in range(count)]
-    sample = [{key: _cut(cell) for key, cell in rows.cells(place).items()} for place in places]
+    sample: list[dict[str, Any]] = [
+        {key: _cut(cell) for key, cell in rows.cells(place).items()} for place in places
+    ]
     turns = [name for name in rows.heavy if name.casefold() in (*usual.TURNS_FIRST, *usual.TURNS)]
     for row, place in list(zip(sample, places, strict=True))[:WHOLE_SAMPLE]:
         row.update({name: rows.pictures(place, name) for name in turns})
@@ -83,7 +85,7 @@ def _identity(rows: Rows, table: Table) -> tuple[Source, tuple[str, ...]]:
     if isinstance(named, str) and named:
         column = table.named("id") or named
         return Source(field="id", kind="text", columns=(column,), reason="named by id_column"), ()
-    notes = []
+    notes: list[str] = []
     for name in usual.ID:
         own = table.own(name)
         if own is None:

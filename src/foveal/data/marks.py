@@ -22,8 +22,8 @@ def place_marks(texts: Sequence[str], labels: Sequence[int], *, front: int, wher
     """The texts with exactly one `<image>` per picture.
 
     `labels` are the numbers of the pictures: `<image 2>` is the one with label 2, wherever it stands; when it
-    is named again, the later marks become the words "image N". Pictures that no numbered mark names, and those
-    of a row without any mark, are put before the text at place `front`.
+    is named again, the later marks become the words "image N". Pictures that no numbered mark names, and
+    those of a row without any mark, are put before the text at place `front`.
     Raises: DataError when the marks do not match the pictures.
     """
     plain = sum(text.count(IMAGE_MARK) for text in texts)

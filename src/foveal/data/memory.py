@@ -16,7 +16,7 @@ class MemoryRows(Rows):
     """A list of dicts; pictures may be PIL images, arrays of H x W x 3, bytes, paths or base64."""
 
     def __init__(self, records: Sequence[Mapping[str, Any]], *, label: str) -> None:
-        """`label` names the rows in messages and ids. Raises: DataError for no rows, or one that is no dict."""
+        """`label` names the rows in messages and ids. Raises: DataError for no rows, or no dicts."""
         if not records:
             raise DataError(f"{label}: no rows; expected one dict per problem")
         for number, record in enumerate(records):

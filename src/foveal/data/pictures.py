@@ -75,10 +75,10 @@ def decode(picture: Stored, limits: Limits) -> Image:
             raise DataError(
                 f"{picture.where}: the picture cannot be decoded: {_reason(error)}; repair or remove it"
             ) from error
-    if deep and max(high for _, high in upright.getextrema()) < DARK:  # type: ignore[misc, arg-type]
+    if deep and max(high for _, high in upright.getextrema()) < DARK:  # type: ignore[misc]
         raise DataError(
-            f"{picture.where}: a colour picture of 16 bits per sample that uses the low ones alone, so that it "
-            "reads nearly black; scale it to 8 bits per sample"
+            f"{picture.where}: a colour picture of 16 bits per sample that uses the low ones alone, so that "
+            "it reads nearly black; scale it to 8 bits per sample"
         )
     if scale < 1.0:
         if (upright.width > upright.height) != (target[0] > target[1]):
@@ -91,7 +91,7 @@ def rgb(image: Image) -> Image:
     """Any mode as RGB: deep grey scaled rather than cut off, transparency composed on white.
 
     Grey of more than 8 bits is scaled by the depth that its values use (`depth_of`), so that 12-bit data in a
-    16-bit picture keep their brightness. Floats up to 1 span black to white; larger ones are scaled as integers.
+    16-bit picture keep their brightness. Floats up to 1 span black to white; larger ones scale as integers.
     """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)

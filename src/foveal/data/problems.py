@@ -62,13 +62,13 @@ class DataConfig(DataSource):
     answer_column: str | None = None
     """Column of the true answer; by default found. Also a path, such as "reward_model.ground_truth"."""
     id_column: str | Literal[False] | None = None
-    """Column of a unique id; by default the first of the usual ones without gaps and duplicates, else file and
-    row; false for file and row."""
+    """Column of a unique id; by default the first usual one without gaps and duplicates, else file and row;
+    false for file and row."""
     choices_column: str | None = None
     """Column of the options of multiple choice; by default found."""
     answer_kind: Literal["auto", "text", "index", "index_from_1"] = "auto"
-    """What a number beside options is: the answer itself, or the place of an option counted from 0 or 1; "auto"
-    decides where only one reading fits the rows."""
+    """What a number beside options is: the answer itself, or the place of an option counted from 0 or from 1;
+    "auto" decides where only one reading fits the rows."""
     show_options: bool = True
     """Whether options that the question's text lacks are put behind it, one per line."""
     prompt_suffix: str = PROMPT_SUFFIX
@@ -209,7 +209,7 @@ class FileProblems(Sequence[Problem]):
             return len(fields.pictures) or len(self._stored(place, cells, fields))
         if any(column not in cells and "." not in column for column in source.columns):
             return len(self._stored(place, cells, fields))
-        # A table of bytes and path has lost its bytes here and may look empty, so tables are counted as they are.
+        # A table of bytes and path has lost its bytes here and may look empty, so every table counts.
         return sum(_count(value_at(cells, column)) for column in source.columns)
 
     def _labels(self, cells: Mapping[str, Any], count: int) -> tuple[int, ...]:
@@ -351,9 +351,9 @@ def problems_from(
 ) -> FileProblems:
     """The problems in rows that are in memory, through the same layouts as those of a file.
 
-    `rows` is a list of dicts (pictures as PIL images, arrays, bytes, paths or base64), a `datasets.Dataset`, a
-    DataFrame or a table of Arrow. `name` stands in ids and messages; `fields` are those of `DataConfig`, which
-    `config` gives otherwise.
+    `rows` is a list of dicts (pictures as PIL images, arrays, bytes, paths or base64), a `datasets.Dataset`,
+    a DataFrame or a table of Arrow. `name` stands in ids and messages; `fields` are those of `DataConfig`,
+    which `config` gives otherwise.
     Raises: DataError as `DataConfig.load`.
     """
     settings = config.model_copy(update=fields) if config is not None else DataConfig(path=name, **fields)

@@ -138,7 +138,7 @@ def _records(found: object, path: Path) -> list[dict[str, Any]] | None:
         return [{"id": key, **record} for key, record in found.items()]
     lists = {key: part for key, part in found.items() if _is_table(part)}
     if len(lists) == 1:
-        return next(iter(lists.values()))
+        return list(next(iter(lists.values())))
     if lists:
         raise DataError(
             f"{path.name} holds several lists of objects: {listing(lists)}; write each into a file of its own"
@@ -153,7 +153,7 @@ def _is_table(part: object) -> bool:
 
 
 def csv_rows(path: Path) -> RecordRows:
-    """CSV or TSV with a header; a cell that begins with `[` or `{` is JSON. Raises: DataError naming the line."""
+    """CSV or TSV with a header; cells that begin with `[` or `{` are JSON. Raises: DataError naming lines."""
     records: list[tuple[int, Mapping[str, Any]]] = []
     before = csv.field_size_limit(CELL_CHARACTERS)
     try:
@@ -165,8 +165,8 @@ def csv_rows(path: Path) -> RecordRows:
                 for record in reader:
                     if "" in record or None in record.values():
                         raise DataError(
-                            f"{path.name} line {reader.line_num}: expected {len(reader.fieldnames or ())} cells; "
-                            "quote cells that contain commas"
+                            f"{path.name} line {reader.line_num}: expected {len(reader.fieldnames or ())} "
+                            "cells; quote cells that contain commas"
                         )
                     cells = {key: _csv_cell(text) for key, text in record.items()}
                     records.append((reader.line_num, cells))

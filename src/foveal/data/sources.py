@@ -177,8 +177,8 @@ def _files(folder: Path) -> list[Path]:
                     others, pictures = others + (suffix not in _PICTURES), pictures + (suffix in _PICTURES)
                     if others > MAX_ENTRIES or pictures > MAX_PICTURES:
                         raise DataError(
-                            f"{folder} holds more than {MAX_ENTRIES:,} files and folders, so it is no folder of a "
-                            "data set; set path to the folder or the file of the data"
+                            f"{folder} holds more than {MAX_ENTRIES:,} files and folders, so it is no folder "
+                            "of a data set; set path to the folder or the file of the data"
                         )
                     if entry.name.startswith("."):
                         continue

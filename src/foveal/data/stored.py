@@ -1,4 +1,4 @@
-"""Pictures as rows store them, not opened yet: bytes, base64 text, data: URLs, paths, files of zips, objects."""
+"""Pictures as rows store them, not opened yet: bytes, base64, data: URLs, paths, files of zips, objects."""
 
 import base64
 import binascii
@@ -117,11 +117,12 @@ def _text(text: str, places: Places, where: str) -> Stored:
         text = text.removeprefix("file://")
     elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise DataError(
-            f"{where}: {short(text, limit=120)} is an address; download the picture and write its path instead"
+            f"{where}: {short(text, limit=120)} is an address; download the picture and write its path "
+            "instead"
         )
     if len(text) > MAX_PATH or "\x00" in text or not well_formed(text):
         raise DataError(
-            f"{where}: {len(text):,} characters that are neither a path nor a picture in base64, {short(text)}"
+            f"{where}: {len(text):,} characters that are no path and no picture in base64: {short(text)}"
         )
     found = places.find(text)
     if found is None:

@@ -1,6 +1,6 @@
 """Layouts of data sets: from the columns of a file to question, pictures, answer and options.
 
-`understand` finds the mapping from names and a sample of rows; `read_row` applies it. Both are pure functions.
+`understand` finds the mapping from names and a sample of rows; `read_row` applies it. Both are pure.
 """
 
 from foveal.data.layouts.detect import Table, understand

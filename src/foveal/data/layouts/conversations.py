@@ -1,4 +1,4 @@
-"""Prompts as lists of turns: TRL and verl (`prompt`), ms-swift (`messages`), ShareGPT and LLaVA (`conversations`).
+"""Prompts as lists of turns: TRL and verl (`prompt`), ms-swift (`messages`), ShareGPT (`conversations`).
 
 A turn has `role` and `content`, or `from` and `value`. Its content is text with `<image>` marks, or a list of
 parts: `{"type": "text", "text": ...}`, `{"type": "image"}`, and pictures that stand in the part itself.
@@ -95,8 +95,8 @@ def read_conversation(value: object, *, column: str, where: str) -> Conversation
         parts += count
     if pictures and len(pictures) != parts:
         raise DataError(
-            f"{where}: {column} has {parts} parts of type image, of which {len(pictures)} hold a picture; fill "
-            "in all of them, or none and give the pictures in a column `images`"
+            f"{where}: {column} has {parts} parts of type image, of which {len(pictures)} hold a picture; "
+            "fill in all of them, or none and give the pictures in a column `images`"
         )
     return _arranged(read, pictures, parts, column=column, where=where)
 

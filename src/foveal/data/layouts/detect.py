@@ -1,6 +1,6 @@
 """Finds out what the columns of a file mean, from their names and a sample of rows.
 
-For each field an ordered list of rules; the first that holds gives the column. What the user names goes first.
+For each field an ordered list of rules: the first that holds gives the column. The user's choice goes first.
 """
 
 import re
@@ -83,8 +83,8 @@ def understand(table: Table) -> Understanding:
     if images is None and not table.text_only:
         raise DataError(
             f"{table.where} has no column for the images (looked for {', '.join(usual.IMAGES[:6])}, ...); "
-            f"columns: {listing(table.names)}; name yours with images_column = 'NAME', or set text_only = true "
-            "for problems without pictures"
+            f"columns: {listing(table.names)}; name yours with images_column = 'NAME', or set "
+            "text_only = true for problems without pictures"
         )
     images = images or Source(field="images", kind="none")
     others = (_system(table), _hint(table, choices))
@@ -313,8 +313,8 @@ def _bytes(table: Table) -> Source | None:
     found = sorted(table.heavy)
     if len(found) > 1:
         raise DataError(
-            f"{table.where} has several columns of bytes: {listing(found)}; say which hold the pictures of the "
-            f"question, in their order: images_column = '{', '.join(found[:2])}'"
+            f"{table.where} has several columns of bytes: {listing(found)}; say which hold the pictures of "
+            f"the question, in their order: images_column = '{', '.join(found[:2])}'"
         )
     if not found:
         return None

@@ -46,8 +46,8 @@ def whole(value: object) -> int | None:
 def index_rule(table: "Table", answer: Source, choices: Source) -> Source:
     """The answer's source with how its numbers are read.
 
-    A number is the place of an option only where no other reading fits the sample: it is out of range as text,
-    and a 0 or an n shows from where it counts.
+    A number is the place of an option only where no other reading fits the sample: some numbers are not the
+    text of an option, and a 0 or an n shows from where they count.
     Raises: DataError, where two readings fit, naming the one option to set.
     """
     if answer.kind != "value" or choices.kind == "none":
@@ -79,14 +79,14 @@ def index_rule(table: "Table", answer: Source, choices: Source) -> Source:
         return answer
     low, high = min(n for n, _ in pairs), max(n for n, _ in pairs)
     raise DataError(
-        f"{table.where}: the answers in {column} are numbers from {low} to {high} beside options, which can be "
-        "read in more than one way; set answer_kind = 'index' (the options are counted from 0), 'index_from_1' "
-        "or 'text' (the number is the answer itself)"
+        f"{table.where}: the answers in {column} are numbers from {low} to {high} beside options, which can "
+        "be read in more than one way; set answer_kind = 'index' (the options are counted from 0), "
+        "'index_from_1' or 'text' (the number is the answer itself)"
     )
 
 
 def _all_numbers(table: "Table", column: str, choices: Source) -> bool:
-    """Whether every answer of a row with options is a number: letters among them mean that none is a place."""
+    """Whether every answer of a row with options is a number: among letters, none is a place."""
     rows = [row for row in table.sample if options_at(row, choices) is not None]
     return all(whole(value_at(row, column)) is not None for row in rows if value_at(row, column) is not None)
 

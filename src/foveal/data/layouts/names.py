@@ -40,7 +40,7 @@ HINT = "hint"
 INDEX_NAMES = frozenset(("correct_choice_idx", "correct_idx", "answer_idx", "answer_index", "label"))
 
 DRAWN_QUESTION = "Answer the question that stands in the picture."
-"""The prompt of rows that have pictures and an answer but no question: it is drawn (MMMU-Pro, vision split)."""
+"""The prompt of rows with pictures and answers but no question: it is drawn (MMMU-Pro, vision split)."""
 
 LAYOUTS: tuple[tuple[str, frozenset[str]], ...] = (
     ("verl", frozenset(("prompt", "reward_model"))),

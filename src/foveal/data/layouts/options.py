@@ -1,4 +1,4 @@
-"""Options of multiple choice: every form that data sets write them in, in one form, and as lines of a prompt."""
+"""Options of multiple choice: all forms of data sets, as one form and as lines of a prompt."""
 
 import re
 import string
@@ -21,7 +21,7 @@ class Options:
     texts: tuple[str, ...]
 
     def normal(self) -> list[str] | dict[str, str]:
-        """For `Problem.meta["choices"]`: the texts alone where the labels are A, B, ..., else label -> text."""
+        """For `Problem.meta["choices"]`: the texts where the labels are A, B, ..., else label -> text."""
         if self.labels == tuple(LETTERS[: len(self.labels)]):
             return list(self.texts)
         return dict(zip(self.labels, self.texts, strict=True))
@@ -57,8 +57,8 @@ def _plain(text: str) -> str:
 def read_options(value: object) -> Options | None:
     """The options in a cell; None where it holds none that can be read.
 
-    Forms: a list of texts or numbers, one written as text (`"['a', 'b']"`), one text with labels (`A. 3; B. 4`),
-    a table from label to text, `{"label": [...], "text": [...]}`, a list of `{label, text}`.
+    Forms: a list of texts or numbers, one written as text (`"['a', 'b']"`), one text with labels
+    (`A. 3; B. 4`), a table from label to text, `{"label": [...], "text": [...]}`, a list of `{label, text}`.
     """
     if isinstance(value, str):
         items: object = list_text(value)

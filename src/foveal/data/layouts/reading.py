@@ -1,4 +1,4 @@
-"""A row by its understanding: the texts of the prompt, the answer, the options, and where its pictures are."""
+"""A row by its understanding: the texts of the prompt, the answer, the options, the pictures in turns."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def read_row(
     show_options: bool = True,
     classes: Mapping[str, tuple[str, ...]] | None = None,
 ) -> Fields:
-    """The texts of a row. Raises: DataError for a wrong type, an empty field, an answer that cannot be one."""
+    """The texts of a row. Raises: DataError for a wrong type, an empty field, an answer that is none."""
     turns = _conversation(cells, understood, where)
     options = options_at(cells, understood["choices"])
     question = _question(cells, understood, turns, where)
@@ -60,7 +60,7 @@ def read_row(
 
 
 def with_options(question: str, options: Options) -> str:
-    """The question with the options behind it, one per line, unless it has them or they stand in the picture."""
+    """The question with the options behind it, unless it has them or they stand in the picture."""
     if options.bare() or options.shown_in(question):
         return question
     return f"{question}\n{options.lines()}"
@@ -144,8 +144,8 @@ def _letter(value: object, options: Options, column: str, where: str, *, start: 
     if number is None or not start <= number < start + len(options.labels):
         shown = answer_text(value, column=column, where=where)
         raise DataError(
-            f"{where}: {column} should be a number of one of {len(options.labels)} options, counted from {start}, "
-            f"got {shown[:60]!r}; repair the row, or set answer_kind = 'text'"
+            f"{where}: {column} should be the number of one of {len(options.labels)} options, counted from "
+            f"{start}, got {shown[:60]!r}; repair the row, or set answer_kind = 'text'"
         )
     return options.labels[number - start]
 

@@ -1,4 +1,4 @@
-"""What was understood of a file: for each field of a problem, where it comes from and what is done with it."""
+"""What was understood of a file: for each field of a problem, where it comes from, what is done with it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
