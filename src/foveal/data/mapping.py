@@ -8,6 +8,7 @@ from foveal.data.columns import MAX_ID
 from foveal.data.errors import listing
 from foveal.data.layouts import Source, Table, Understanding, understand
 from foveal.data.layouts import names as usual
+from foveal.data.layouts.conversations import turns_of
 from foveal.data.readers import Rows
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def understand_rows(rows: Rows, config: "DataConfig") -> Understanding:
     identity, notes = _identity(rows, table)
     return replace(
         found,
-        sources=tuple(_told(one, config, rows.classes) for one in (*found.sources, identity)),
+        sources=tuple(_told(one, config, table) for one in (*found.sources, identity)),
         notes=(*found.notes, *notes, *_notes(found, table, config)),
     )
 
@@ -114,16 +115,23 @@ def _unfit(values: Sequence[object]) -> str | None:
     return None if len(texts) == len(values) else f"has {len(values) - len(texts)} duplicates"
 
 
-def _told(source: Source, config: "DataConfig", classes: Mapping[str, Sequence[str]]) -> Source:
-    """The source with the steps that the config and the classes add."""
-    steps = list(source.steps)
+def _told(source: Source, config: "DataConfig", table: Table) -> Source:
+    """The source with the steps that the config, the classes and the answers' form add."""
+    steps, classes = list(source.steps), table.classes
     if source.field == "choices" and source.kind != "none":
         steps.append("behind the question where it lacks them" if config.show_options else "not shown")
     if source.field == "answer":
         if source.columns[0] in classes:
             steps.append(f"class names ({listing(classes[source.columns[0]], limit=4)})")
-        steps.append("<answer> tags, boxes and reasoning taken off")
+        if any(_is_marked(value) for value in table.values(source.columns[0])):
+            steps.append("what stands in the tags or the box")
     return replace(source, steps=tuple(steps))
+
+
+def _is_marked(value: object) -> bool:
+    """Whether an answer, or the reply of a conversation, has tags or a box around what it states."""
+    texts = [value] if isinstance(value, str) else [turn.get("content") for turn in turns_of(value) or ()]
+    return any(isinstance(text, str) and ("</answer>" in text or "\\boxed" in text) for text in texts)
 
 
 def _notes(found: Understanding, table: Table, config: "DataConfig") -> list[str]:

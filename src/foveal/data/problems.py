@@ -109,6 +109,11 @@ class FileProblems(Sequence[Problem]):
         self._reading = Lock()
         """Rows are read by one thread at a time; pictures are decoded by several."""
 
+    @property
+    def path(self) -> str:
+        """The path or name that the rows were opened by."""
+        return self._config.path
+
     def __len__(self) -> int:
         return self._size
 

@@ -29,7 +29,7 @@ class Rows(ABC):
     classes: Mapping[str, tuple[str, ...]] = {}
     """Columns of class numbers (ClassLabel of `datasets`), and the names of the classes."""
     heavy: frozenset[str] = frozenset()
-    """Columns of bytes, which `cells` leaves out."""
+    """Columns that hold bytes, which `cells` leaves out: the whole column, or the bytes inside its tables."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -218,7 +218,7 @@ class ParquetRows(Rows):
         self._cache: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
         self.columns = tuple(dict.fromkeys(name for file in self._files for name in file.schema_arrow.names))
         self.folder = self._paths[0].parent
-        self.heavy = frozenset(self.columns) - frozenset(self._light.column_names)
+        self.heavy = frozenset(name for file in self._files for name in _heavy(file))
         self.classes = _classes(self._files[0].schema_arrow)
         stems = [path.stem for path in self._paths]
         self._stems = (
@@ -271,10 +271,23 @@ class ParquetRows(Rows):
 
 def _light_leaves(file: Any) -> list[str]:
     """Leaf columns without raw bytes, so that a table of pictures is read for its paths and length only."""
-    schema = file.schema
-    leaves = (schema.column(n) for n in range(len(schema)))
+    return [leaf.path for leaf in _leaves(file) if not _is_raw(leaf)]
+
+
+def _heavy(file: Any) -> set[str]:
+    """Columns with raw bytes at any depth."""
+    names = file.schema_arrow.names
+    paths = [leaf.path for leaf in _leaves(file) if _is_raw(leaf)]
+    return {name for name in names if any(path == name or path.startswith(f"{name}.") for path in paths)}
+
+
+def _leaves(file: Any) -> list[Any]:
+    return [file.schema.column(n) for n in range(len(file.schema))]
+
+
+def _is_raw(leaf: Any) -> bool:
     raw = ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
-    return [leaf.path for leaf in leaves if leaf.physical_type not in raw or leaf.logical_type.type != "NONE"]
+    return leaf.physical_type in raw and leaf.logical_type.type == "NONE"
 
 
 def _classes(schema: Any) -> dict[str, tuple[str, ...]]:

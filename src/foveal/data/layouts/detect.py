@@ -25,7 +25,7 @@ class Table:
     sample: Sequence[Mapping[str, Any]]
     """Rows evenly spread over the file, long text cut, without picture bytes."""
     heavy: frozenset[str] = frozenset()
-    """Columns of bytes, which the sample lacks."""
+    """Columns that hold bytes, which the sample lacks."""
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Columns of class numbers (ClassLabel) and the names of the classes."""
     chosen: Mapping[str, str | bool | None] = field(default_factory=dict)
@@ -49,7 +49,8 @@ class Table:
 
     def filled(self, name: str) -> bool:
         """Whether any row of the sample has something there."""
-        return name in self.heavy or bool(self.values(name))
+        unseen = name in self.heavy and not any(name in row for row in self.sample)
+        return unseen or bool(self.values(name))
 
     def first(self, candidates: Sequence[str]) -> str | None:
         """The first of the usual names that is there and filled, else the first that is there."""
@@ -287,7 +288,7 @@ def _numbered(table: Table) -> Source | None:
     found = {}
     for name in table.names:
         match = re.fullmatch(usual.NUMBERED_IMAGES, name, re.IGNORECASE)
-        if match and (table.filled(name) or name in table.heavy):
+        if match and table.filled(name):
             found[int(match[1])] = name
     whole = table.first(("images", "image"))
     if not found or (whole is not None and table.filled(whole)):
@@ -310,7 +311,7 @@ def _usual_images(table: Table) -> Source | None:
 
 def _bytes(table: Table) -> Source | None:
     """The only column of bytes. Raises: DataError, when there are several and none has a usual name."""
-    found = sorted(table.heavy)
+    found = [name for name in table.names if name in table.heavy]
     if len(found) > 1:
         raise DataError(
             f"{table.where} has several columns of bytes: {listing(found)}; say which hold the pictures of "
