@@ -108,6 +108,7 @@ def test_a_number_is_the_place_of_an_option_only_where_that_is_certain() -> None
     assert answers(["0", "2"], "xyz") == ["A", "C"]
     assert answers([1, 2, 3], "xyz") == ["A", "B", "C"]
     assert answers([3, 4, 5], ["3", "4", "5"]) == ["3", "4", "5"]
+    assert answers(["1", "2"], ["1", "2", "3"]) == ["1", "2"]
     assert answers([7, 12], "xyz") == ["7", "12"]
     assert answers(["A", "1"], "xyz") == ["A", "1"]
     assert answers([1, 2], "xyz", answer_kind="index") == ["B", "C"]
@@ -164,7 +165,8 @@ def test_a_conversation_keeps_its_system_prompt_and_earlier_turns() -> None:
     ]
     assert problem.marks == 1
     assert problem.asked == (
-        "[system] Look first.\n\n[user] <image>What is it?\n\n[assistant] A bus.\n\n[user] Its colour?\n\nBox it."
+        "[system] Look first.\n\n[user] <image>What is it?\n\n[assistant] A bus.\n\n"
+        "[user] Its colour?\n\nBox it."
     )
 
 
@@ -365,13 +367,13 @@ def test_the_whole_disk_is_not_scanned_for_data(tmp_path: Path, monkeypatch: pyt
 def test_paths_that_no_system_takes_are_told(place: str) -> None:
     with pytest.raises(DataError) as caught:
         open_data(f"./{place}" if not place.startswith("~") else place)
-    assert len(str(caught.value)) < 12_000
+    assert len(str(caught.value)) < 1_000
 
 
 def test_a_pipe_is_neither_data_nor_a_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(DataError, match="no file that can be read: a broken link, a pipe or a device"):
+    with pytest.raises(DataError, match="no file that can be read: a broken link, a pipe, a device"):
         open_data(str(tmp_path / "pipe.jsonl"))
     row = {"problem": "?!", "answer": "1"}
     for name, kind in (("pipe.png", "pipe"), ("/dev/zero", "device"), (".", "folder")):

@@ -53,7 +53,7 @@ def json_value(text: str) -> Any:  # noqa: ANN401
 def _deeper(value: object, depth: int) -> bool:
     """Whether lists or tables inside each other exceed `depth`; without recursion."""
     level = [value]
-    for _ in range(depth + 1):
+    for _ in range(depth):
         inner: list[object] = []
         for one in level:
             if isinstance(one, Mapping):

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +20,9 @@ MAX_ENTRIES = 20_000
 """Files and folders that are looked at, pictures not counted: a folder of data has a few hundred."""
 MAX_PICTURES = 5_000_000
 """Pictures passed over on the way."""
+
+MAX_NAMED = 300
+"""Characters of a path in a message."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -97,13 +100,19 @@ def _looks_like_hub_id(path: str) -> bool:
 def _missing(place: Path) -> str:
     folder = place.parent
     if not folder.is_dir():
-        return f"data {place} does not exist: there is no folder {folder} (seen from {Path.cwd()}); set path"
+        there = f"there is no folder {_named(folder)} (seen from {Path.cwd()})"
+        return f"data {_named(place)} does not exist: {there}; set path"
     try:
         names = sorted(entry.name for entry in islice(folder.iterdir(), MAX_ENTRIES))
     except OSError:
         names = []
     hint = nearest(place.name, names) or f"; {folder} holds {listing(names) or 'nothing'}"
-    return f"data {place} does not exist{hint}"
+    return f"data {_named(place)} does not exist{hint}"
+
+
+def _named(place: Path) -> str:
+    """A path for a message, its beginning where it is very long."""
+    return str(place) if len(str(place)) <= MAX_NAMED else short(str(place), limit=MAX_NAMED)
 
 
 def _folder_rows(folder: Path, *, kind: str, split: str | None) -> Rows:
@@ -166,28 +175,34 @@ def _files(folder: Path) -> list[Path]:
     level, others, pictures = [folder], 0, 0
     for _ in range(MAX_DEPTH):
         below: list[Path] = []
-        for place in level:
-            try:
-                entries = os.scandir(place)
-            except OSError:
+        for entry in (entry for place in level for entry in _entries(place)):
+            suffix = os.path.splitext(entry.name)[1].lower()
+            others, pictures = others + (suffix not in _PICTURES), pictures + (suffix in _PICTURES)
+            if others > MAX_ENTRIES or pictures > MAX_PICTURES:
+                raise DataError(
+                    f"{folder} holds more than {MAX_ENTRIES:,} files and folders, so it is no folder of a data "
+                    "set; set path to the folder or the file of the data"
+                )
+            if entry.name.startswith("."):
                 continue
-            with entries:
-                for entry in entries:
-                    suffix = os.path.splitext(entry.name)[1].lower()
-                    others, pictures = others + (suffix not in _PICTURES), pictures + (suffix in _PICTURES)
-                    if others > MAX_ENTRIES or pictures > MAX_PICTURES:
-                        raise DataError(
-                            f"{folder} holds more than {MAX_ENTRIES:,} files and folders, so it is no folder "
-                            "of a data set; set path to the folder or the file of the data"
-                        )
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir(follow_symlinks=False):
-                        below.append(Path(entry.path))
-                    elif suffix in _READERS and entry.is_file():
-                        found.append(Path(entry.path))
+            try:
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(Path(entry.path))
+                elif suffix in _READERS and entry.is_file():
+                    found.append(Path(entry.path))
+            except OSError:
+                continue  # a link to where nobody may look
         level = below
     return found
+
+
+def _entries(place: Path) -> Iterator[os.DirEntry[str]]:
+    """What a folder holds, as far as it may be read."""
+    try:
+        with os.scandir(place) as entries:
+            yield from entries
+    except OSError:
+        return
 
 
 _ABOUT = frozenset(("dataset_info.json", "dataset_infos.json", "state.json", "config.json"))

@@ -30,7 +30,7 @@ def whole(value: object) -> int | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, int):
-        return value
+        return value if abs(value) < 1_000_000 else None
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
         return int(value)
     if (
@@ -69,8 +69,9 @@ def index_rule(table: "Table", answer: Source, choices: Source) -> Source:
     zero = all(0 <= number < len(options.texts) for number, options in pairs)
     one = all(1 <= number <= len(options.texts) for number, options in pairs)
     from_zero = zero and (not one or column.rpartition(".")[2] in usual.INDEX_NAMES)
-    if text and not zero and not one:
-        return answer
+    written = all(isinstance(value, str) for value in table.values(column))
+    if text and (written or not (zero or one)):
+        return answer  # numbers written as text, each the text of an option, are these
     if text and all(_same(number, options, zero) for number, options in pairs):
         return answer
     if not text and (from_zero or (one and not zero)):
