@@ -139,7 +139,7 @@ def test_a_picture_thin_as_a_line_is_refused(tmp_path: Path) -> None:
     [
         ("<image><image>?", 1, "2 <image> marks but the row has 1 pictures"),
         ("<image>?", 2, "1 <image> marks but the row has 2 pictures"),
-        ("<image 2> or <image 1>?", 2, "the marks 2, 1"),
+        ("<image 3> or <image 1>?", 2, "the marks 3, 1"),
         ("<image> or <image 2>?", 2, "the marks 2"),
     ],
 )
@@ -177,7 +177,8 @@ def viewed_like(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def test_bad_rows_are_named_with_their_field(tmp_path: Path, row: Mapping[str, Any], part: str) -> None:
     (tmp_path / "p.png").write_bytes(png("red"))
     good = {"id": "a", "question": "?!", "image": "p.png", "answer": "1"}
-    message = refused(jsonl(tmp_path / "d.jsonl", [good, {**good, "id": "b", **row}]))
+    path = jsonl(tmp_path / "d.jsonl", [good, {**good, "id": "b", **row}])
+    message = refused(path, id_column="id")
     assert "1 of 2 rows cannot be used" in message and "d.jsonl line 2" in message and part in message
 
 

@@ -44,8 +44,12 @@ def test_parquet_with_embedded_pictures_as_virl39k_has_them(tmp_path: Path) -> N
     assert [p.id for p in problems] == ["q0", "q1", "q2", "q3", "q4"]
     assert [pixel(p) for p in problems] == [rgb_of(color) for color in COLORS[:5]]
     assert problems[-1].question == f"<image>What colour is picture 4?\n\n{PROMPT_SUFFIX}"
-    assert problems[1].answer == "\\boxed{green}"
-    assert problems[1].meta == {"category": "colours", "source": str(tmp_path / "train.parquet")}
+    assert problems[1].answer == "green"
+    assert problems[1].meta == {
+        "category": "colours",
+        "answer": "\\boxed{green}",
+        "source": str(tmp_path / "train.parquet"),
+    }
     assert [p.id for p in problems[3:]] == ["q3", "q4"]
     with pytest.raises(IndexError, match="5"):
         problems[5]

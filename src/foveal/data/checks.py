@@ -68,7 +68,7 @@ def _check_problem(problem: Problem, index: int, seen: dict[str, int]) -> None:
     where = f"problem {index} ({problem.id})"
     question_text(problem.question, column="question", where=where)
     answer_text(problem.answer, column="answer", where=where)
-    marks = problem.question.count(IMAGE_MARK)
+    marks = problem.marks
     if marks != len(problem.images):
         raise DataError(
             f"{where}: the question has {marks} {IMAGE_MARK} marks but {len(problem.images)} pictures; "

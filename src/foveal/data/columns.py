@@ -1,75 +1,45 @@
-"""What a row means: which column is what, and question, answer, id and picture marks as they must be."""
+"""Question, answer and id of a row as they must be; the error says what is wrong and how to mend it."""
 
+import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from decimal import Decimal
 
-from foveal.data.errors import DataError, listing, nearest
+from foveal.data.bounded import short, well_formed
+from foveal.data.errors import DataError
+from foveal.data.marks import NUMBERED
 from foveal.types import IMAGE_MARK
 
-QUESTION = ("problem", "question", "prompt", "query")
-IMAGES = ("images", "image", "file_names", "file_name", "image_paths", "image_path")
-ANSWER = ("answer", "ground_truth", "gold")
-ID = ("id", "problem_id", "question_id", "qid", "uid")
-CHOICES = ("choices", "options")
+MAX_QUESTION = 1_000_000
+"""Characters of a question; a prompt of more has no place in any model."""
+MAX_ANSWER = 10_000
+"""Characters of an answer: more is a document, not an answer to be compared."""
+MAX_DIGITS = 1_000
+"""Digits in a row in an answer; arithmetic on longer numbers takes seconds."""
+MAX_ID = 500
+"""Characters of an id, which names files of a run."""
 
-_NUMBERED = re.compile(r"<image[ _]?(\d+)>")
+NOT_FINITE = frozenset(("nan", "inf", "+inf", "-inf", "infinity", "-infinity"))
+"""What programs write for numbers that are none; mathematics writes infinity otherwise."""
+
 _SPECIAL = re.compile(r"<\|[A-Za-z_]+\|>")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """The column of each field; None where the data has none and needs none."""
-
-    question: str
-    answer: str
-    images: str | None
-    id: str | None
-    choices: str | None
-
-
-def find_columns(
-    names: Sequence[str], chosen: Mapping[str, str | None], *, where: str, text_only: bool
-) -> Columns:
-    """The columns by the user's choice, else by their usual names, the first that is there.
-
-    Raises: DataError naming the columns found, the nearest one, and how to map.
-    """
-
-    def find(field: str, usual: Sequence[str], *, needed: bool) -> str | None:
-        wanted = chosen.get(field)
-        if wanted is not None:
-            if wanted in names:
-                return wanted
-            raise DataError(
-                f"{where} has no column {wanted!r} ({field}_column){nearest(wanted, names)}; "
-                f"columns: {listing(names)}"
-            )
-        found = next((name for name in usual if name in names), None)
-        if found is None and needed:
-            hints = [nearest(name, names) for name in usual]
-            hint = next((hint for hint in hints if hint), "")
-            raise DataError(
-                f"{where} has no column for the {field} (looked for {', '.join(usual)}){hint}; "
-                f"columns: {listing(names)}; name yours with {field}_column = 'NAME'"
-            )
-        return found
-
-    return Columns(
-        question=find("question", QUESTION, needed=True) or "",
-        answer=find("answer", ANSWER, needed=True) or "",
-        images=find("images", IMAGES, needed=not text_only),
-        id=find("id", ID, needed=False),
-        choices=find("choices", CHOICES, needed=False),
-    )
+_DIGITS = re.compile(rf"\d{{{MAX_DIGITS + 1},}}")
 
 
 def question_text(value: object, *, column: str, where: str) -> str:
     """The question. Raises: DataError when it is empty, no text, or holds a model's control tokens."""
     if not isinstance(value, str):
-        raise DataError(f"{where}: {column} should be text, got {type(value).__name__} {_short(value)}")
-    if not _NUMBERED.sub("", value).replace(IMAGE_MARK, "").strip():
+        hint = (
+            "; a prompt of turns has tables with `role` and `content`, or `from` and `value`"
+            if isinstance(value, Sequence)
+            else ""
+        )
+        raise DataError(f"{where}: {column} should be text, got {type(value).__name__} {short(value)}{hint}")
+    if not NUMBERED.sub("", value).replace(IMAGE_MARK, "").strip():
         raise DataError(f"{where}: {column} is empty; write a question or remove the row")
+    if len(value) > MAX_QUESTION:
+        raise DataError(f"{where}: {column} has {len(value):,} characters, more than {MAX_QUESTION:,}")
+    _check_characters(value, column=column, where=where)
     special = _SPECIAL.search(value)
     if special:
         raise DataError(
@@ -82,16 +52,23 @@ def question_text(value: object, *, column: str, where: str) -> str:
 def answer_text(value: object, *, column: str, where: str) -> str:
     """The answer as text: numbers in short form, several parts joined by commas.
 
-    Raises: DataError when it is empty or of another type.
+    Raises: DataError when it is empty, not finite, too long, or of another type.
     """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        parts = [answer_text(part, column=column, where=where) for part in value]
+        parts = [answer_text(part, column=column, where=where) for part in value[:100]]
         if parts:
             return ", ".join(parts)
     if isinstance(value, str) and value.strip():
-        return value.strip()
+        return _answer_string(value.strip(), column=column, where=where)
+    if isinstance(value, Decimal):
+        value = int(value) if value == value.to_integral_value() and abs(value) < 10**15 else str(value)
+        return answer_text(value, column=column, where=where)
+    if isinstance(value, float) and not math.isfinite(value) and value == value:
+        raise DataError(f"{where}: {column} is not finite, got {value}; write the answer as text")
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**MAX_DIGITS:
+        raise DataError(f"{where}: {column} is {short(value)}; the most is {MAX_DIGITS} digits")
     if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
         return str(value)
     if value is None or isinstance(value, str | Sequence) or value != value:
@@ -99,47 +76,53 @@ def answer_text(value: object, *, column: str, where: str) -> str:
             f"{where}: {column} is empty; every row needs an answer to be graded by: "
             "fill it in or remove the row"
         )
+    path = f"; name a cell inside it with answer_column = '{column}.NAME'" if isinstance(value, dict) else ""
     raise DataError(
         f"{where}: {column} should be text, a number or a list of them, "
-        f"got {type(value).__name__} {_short(value)}"
+        f"got {type(value).__name__} {short(value)}{path}"
     )
+
+
+def _answer_string(text: str, *, column: str, where: str) -> str:
+    if text.casefold() in NOT_FINITE:
+        raise DataError(
+            f"{where}: {column} is {text!r}, which is no number to grade by; fill it in or remove the row"
+        )
+    if _DIGITS.search(text):
+        raise DataError(f"{where}: {column} has a number of more than {MAX_DIGITS} digits, {short(text)}")
+    _check_characters(text, column=column, where=where)
+    return text
+
+
+def check_answer_length(text: str, *, column: str, where: str) -> str:
+    """The answer, when it is short enough to be compared. Raises: DataError for a longer one."""
+    if len(text) > MAX_ANSWER:
+        raise DataError(
+            f"{where}: {column} has {len(text):,} characters, more than {MAX_ANSWER:,}: {short(text)}"
+        )
+    return text
 
 
 def id_text(value: object, *, column: str, where: str) -> str:
     """The id. Raises: DataError when it is no text or whole number."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise DataError(
-            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {_short(value)}"
+            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {short(value)}"
         )
-    return str(value)
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+        raise DataError(f"{where}: {column} is {short(value)}; set id_column = false to use file and row")
+    text = str(value)
+    if len(text) > MAX_ID:
+        raise DataError(f"{where}: {column} has {len(text):,} characters, more than {MAX_ID}: {short(text)}")
+    _check_characters(text, column=column, where=where)
+    return text
 
 
-def with_marks(question: str, pictures: int, *, where: str) -> str:
-    """The question with exactly one mark per picture.
-
-    Marks numbered in order (`<image 1>`) become plain ones; a question without any gets them in front.
-    Raises: DataError when the marks do not match the pictures.
-    """
-    count = question.count(IMAGE_MARK)
-    numbers = [int(number) for number in _NUMBERED.findall(question)]
-    if count == 0 and numbers == list(range(1, pictures + 1)):
-        return _NUMBERED.sub(IMAGE_MARK, question)
-    if count == 0 and not numbers:
-        return IMAGE_MARK * pictures + question
-    if count != pictures or numbers:
-        marks = (
-            f"{count} {IMAGE_MARK} marks"
-            if not numbers
-            else f"the marks {', '.join(_NUMBERED.findall(question))}"
-        )
+def _check_characters(text: str, *, column: str, where: str) -> None:
+    if not well_formed(text):
         raise DataError(
-            f"{where}: the question has {marks} but the row has {pictures} pictures; "
-            f"write exactly one {IMAGE_MARK} for each picture, in their order, or none at all "
-            "to have them put in front"
+            f"{where}: {column} has half a character (a lone surrogate), which no tokenizer reads: "
+            f"{short(text)}; write the text as UTF-8 again"
         )
-    return question
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if "\x00" in text:
+        raise DataError(f"{where}: {column} has a zero byte, {short(text)}; take it out")

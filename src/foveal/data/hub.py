@@ -18,9 +18,11 @@ class DatasetRows(Rows):
             raise DataError(f"{label}: no rows; expected one row a problem")
         self.columns = tuple(dataset.column_names)
         self.folder, self._label = folder, label
+        self.classes = _class_names(dataset)
         light = [
             name for name, kind in zip(self.columns, _kinds(dataset), strict=True) if not _holds_bytes(kind)
         ]
+        self.heavy = frozenset(self.columns) - frozenset(light)
         self._light = dataset.select_columns(light).with_format("arrow") if light else None
         self._whole = dataset.with_format("arrow")
 
@@ -36,6 +38,13 @@ class DatasetRows(Rows):
         """The whole cell, undecoded."""
         return self._whole[index].column(column)[0].as_py()
 
+    def values(self, column: str) -> list[Any]:
+        """A whole column without picture bytes."""
+        if self._light is None or column in self.heavy:
+            return [None] * len(self)
+        found: list[Any] = self._light.select_columns([column])[:].column(column).to_pylist()
+        return found
+
     def where(self, index: int) -> str:
         """Such as `owner/name[train] row 7`, from 0."""
         return f"{self._label} row {index}"
@@ -48,6 +57,12 @@ class DatasetRows(Rows):
 def _kinds(dataset: Any) -> list[Any]:
     schema = dataset.features.arrow_schema
     return [schema.field(name).type for name in dataset.column_names]
+
+
+def _class_names(dataset: Any) -> dict[str, tuple[str, ...]]:
+    """Names of the classes by column, of columns of `ClassLabel`."""
+    names = {column: getattr(feature, "names", None) for column, feature in dataset.features.items()}
+    return {column: tuple(map(str, found)) for column, found in names.items() if isinstance(found, list)}
 
 
 def _holds_bytes(kind: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Pictures as rows store them: found, measured by the header, decoded to RGB under a limit of pixels."""
+"""Pictures measured by the header, and decoded to RGB under a limit of pixels."""
 
 import io
 import math
@@ -6,7 +6,6 @@ import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,13 +15,21 @@ import PIL.Image
 from PIL import ImageOps
 from PIL.Image import Image
 
-from foveal.data.errors import DataError, nearest
+from foveal.data.archives import Member, check_regular
+from foveal.data.errors import DataError
+from foveal.data.stored import Stored
 
 MAX_ASPECT = 200
 """Longest side over shortest; the picture processors of the Qwen-VL family refuse more."""
 
 BOMB_PIXELS = 1 << 28
 """Never decoded, whatever the limit: such a picture takes 800 MB as RGB."""
+
+DEPTHS = (8, 10, 12, 14, 16, 24, 32)
+"""Depths in bits that samples have."""
+
+DARK = 64
+"""Of 8-bit samples: a 16-bit colour picture whose samples all lie below uses at most 14 bits."""
 
 _OPENING = threading.Lock()
 """Filters of warnings are the process's: threads that load pictures set them one at a time."""
@@ -37,51 +44,6 @@ class Limits:
 
     max_pixels: int
     oversize: Literal["refuse", "resize"] = "refuse"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stored:
-    """A picture not opened yet: its bytes, or its file. `where` names row and picture in messages."""
-
-    content: bytes | Path
-    where: str
-
-
-def stored(value: object, *, folder: Path | None, where: str) -> tuple[Stored, ...]:
-    """The pictures in a cell: one or a list of {bytes, path} tables, bytes, or paths relative to `folder`.
-
-    Raises: DataError for any other type.
-    """
-    values = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
-    found = [item for item in values if item is not None and item != ""]
-    return tuple(
-        _stored(item, folder, f"{where}, picture {n + 1} of {len(found)}") for n, item in enumerate(found)
-    )
-
-
-def _stored(value: object, folder: Path | None, where: str) -> Stored:
-    path = value
-    if isinstance(value, Mapping):
-        content, path = value.get("bytes"), value.get("path")
-        if isinstance(content, bytes):
-            name = f" ({path})" if path else ""
-            return Stored(content=content, where=where + name)
-    if isinstance(value, bytes):
-        return Stored(content=value, where=where)
-    if not isinstance(path, str):
-        raise DataError(
-            f"{where}: expected a path, bytes, or a table with `bytes` or `path`, got {_kind(value)}; "
-            "name the column that holds pictures with images_column = 'NAME'"
-        )
-    if path.startswith(("http://", "https://")):
-        raise DataError(f"{where}: {path} is an address; download the picture and write its path instead")
-    return Stored(content=(folder or Path()) / path, where=f"{where} ({path})")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Mapping):
-        return f"a table with {', '.join(map(str, value)) or 'nothing'}"
-    return f"{type(value).__name__} {str(value)[:40]!r}"
 
 
 def size(picture: Stored, limits: Limits) -> tuple[int, int]:
@@ -107,11 +69,17 @@ def decode(picture: Stored, limits: Limits) -> Image:
         try:
             if scale < 1.0:
                 image.draft("RGB", target)  # a JPEG is decoded at a fraction of its size
+            deep = _is_deep_colour(image)
             upright = rgb(ImageOps.exif_transpose(image))
         except (*_BROKEN, PIL.Image.DecompressionBombError) as error:
             raise DataError(
                 f"{picture.where}: the picture cannot be decoded: {_reason(error)}; repair or remove it"
             ) from error
+    if deep and max(high for _, high in upright.getextrema()) < DARK:  # type: ignore[misc]
+        raise DataError(
+            f"{picture.where}: a colour picture of 16 bits per sample that uses the low ones alone, so that "
+            "it reads nearly black; scale it to 8 bits per sample"
+        )
     if scale < 1.0:
         if (upright.width > upright.height) != (target[0] > target[1]):
             target = target[::-1]
@@ -120,31 +88,46 @@ def decode(picture: Stored, limits: Limits) -> Image:
 
 
 def rgb(image: Image) -> Image:
-    """Any mode as RGB: 16-bit grey scaled rather than cut off, transparency composed on white."""
+    """Any mode as RGB: deep grey scaled rather than cut off, transparency composed on white.
+
+    Grey of more than 8 bits is scaled by the depth that its values use (`depth_of`), so that 12-bit data in a
+    16-bit picture keep their brightness. Floats up to 1 span black to white; larger ones scale as integers.
+    """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float64)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
         top = float(values.max(initial=0.0))
-        grey = (
-            values / 257.0
-            if image.mode != "F" and top > 255.0
-            else values * (255.0 if 0.0 < top <= 1.0 else 1.0)
-        )
-        return PIL.Image.fromarray(np.clip(grey, 0.0, 255.0).round().astype(np.uint8)).convert("RGB")
+        white = 1.0 if image.mode == "F" and top <= 1.0 else 2.0 ** depth_of(top) - 1.0
+        grey = np.clip(values * (255.0 / white), 0.0, 255.0)
+        return PIL.Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         figure = image.convert("RGBA")
         return PIL.Image.alpha_composite(PIL.Image.new("RGBA", figure.size, "white"), figure).convert("RGB")
     return image.copy() if image.mode == "RGB" else image.convert("RGB")
 
 
+def depth_of(top: float) -> int:
+    """Bits of the samples whose largest value is `top`: the least usual depth that holds it.
+
+    Files say 16 where cameras and scanners fill 10, 12 or 14 bits, and seldom say so. The price: a 16-bit
+    picture without a single bright pixel is taken for one of fewer bits and comes out brighter.
+
+    >>> depth_of(4095.0), depth_of(4096.0)
+    (12, 14)
+    """
+    return next((bits for bits in DEPTHS if top < 2.0**bits), DEPTHS[-1])
+
+
 def _open(picture: Stored) -> Image:
+    if isinstance(picture.content, Image):
+        return picture.content.copy()
     try:
+        content = _file(picture.content)
         with _OPENING, warnings.catch_warnings():
             # The limit of `Limits` stands in for Pillow's warning.
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
-            content = picture.content
-            return PIL.Image.open(io.BytesIO(content) if isinstance(content, bytes) else content)
+            return PIL.Image.open(content)
     except FileNotFoundError:
-        raise DataError(f"{picture.where}: there is no such file{_near_file(picture.content)}") from None
+        raise DataError(f"{picture.where}: there is no such file any more; restore it") from None
     except PIL.Image.DecompressionBombError as error:
         raise DataError(
             f"{picture.where}: huge picture: {error}; make it smaller, or remove the row"
@@ -156,21 +139,27 @@ def _open(picture: Stored) -> Image:
         ) from error
 
 
+def _file(content: bytes | Path | Member) -> io.BytesIO | Path:
+    """What Pillow opens. Raises: OSError for a pipe, a device or a folder, and for a broken file of a zip."""
+    if isinstance(content, Member):
+        return io.BytesIO(content.read())
+    if isinstance(content, bytes):
+        return io.BytesIO(content)
+    check_regular(content)
+    return content
+
+
+def _is_deep_colour(image: Image) -> bool:
+    """Whether the file has colour of 16 bits per sample, of which Pillow keeps the upper eight."""
+    tiles = getattr(image, "tile", ())
+    return image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in tiles)
+
+
 def _reason(error: Exception) -> str:
     """Pillow's words, without the address of the bytes in memory."""
     if isinstance(error, PIL.UnidentifiedImageError):
         return "its bytes begin like no known kind of picture"
     return str(error)
-
-
-def _near_file(content: bytes | Path) -> str:
-    if isinstance(content, bytes):
-        return ""
-    if not content.parent.is_dir():
-        return f"; the folder {content.parent} does not exist; paths are relative to the data file"
-    return nearest(content.name, (entry.name for entry in content.parent.iterdir())) or (
-        f" in {content.parent}; paths are relative to the data file"
-    )
 
 
 def _check_size(measured: tuple[int, int], picture: Stored, limits: Limits) -> None:

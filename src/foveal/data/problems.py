@@ -1,5 +1,6 @@
 """Problems from files, for the `[data]` table of a config; pictures are decoded only when asked for."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
@@ -7,13 +8,19 @@ from typing import Any, ClassVar, Literal, overload
 
 from pydantic import Field
 
-from foveal.data import columns as fields
+from foveal.data.archives import Places
+from foveal.data.columns import id_text
 from foveal.data.errors import DataError
-from foveal.data.pictures import Limits, Stored, decode, size, stored
+from foveal.data.layouts import Fields, Understanding, read_row, value_at
+from foveal.data.mapping import own_columns, understand_rows
+from foveal.data.marks import Marked, place_marks
+from foveal.data.memory import rows_of
+from foveal.data.pictures import Limits, decode, size
 from foveal.data.readers import Rows
 from foveal.data.sources import open_rows
+from foveal.data.stored import Stored, filled, stored
 from foveal.spec import Component
-from foveal.types import Problem
+from foveal.types import Problem, Turn
 
 PROMPT_SUFFIX = (
     "You first think through the reasoning process as an internal monologue, enclosed within "
@@ -44,19 +51,26 @@ class DataConfig(DataSource):
     type: Literal["auto", "parquet", "jsonl", "folder", "saved", "hub"] = "auto"
     """What `path` is; "auto" finds out."""
     path: str
-    """A parquet, JSONL, JSON or CSV file, a folder of them or of pictures with metadata, or a hub id."""
+    """A parquet, JSONL, JSON, CSV or TSV file, a folder of them or of pictures with metadata, or a hub id."""
     split: str | None = None
     """The split of a folder or of a hub data set; "train" where a hub data set has it."""
     question_column: str | None = None
-    """Column of the question; by default problem, question, prompt or query."""
+    """Column of the question, text or a list of turns; by default found (docs/layouts.md). Also a path into a
+    table, such as "extra_info.question"."""
     images_column: str | None = None
-    """Column of the pictures; by default images, image, file_names, file_name, image_paths or image_path."""
+    """Column of the pictures, or several in their order as "first, second"; by default found."""
     answer_column: str | None = None
-    """Column of the true answer; by default answer, ground_truth or gold."""
-    id_column: str | None = None
-    """Column of a unique id; by default id, problem_id, question_id, qid or uid, else file and row."""
+    """Column of the true answer; by default found. Also a path, such as "reward_model.ground_truth"."""
+    id_column: str | Literal[False] | None = None
+    """Column of a unique id; by default the first usual one without gaps and duplicates, else file and row;
+    false for file and row."""
     choices_column: str | None = None
-    """Column of the options of multiple choice; by default choices or options."""
+    """Column of the options of multiple choice; by default found."""
+    answer_kind: Literal["auto", "text", "index", "index_from_1"] = "auto"
+    """What a number beside options is: the answer itself, or the place of an option counted from 0 or from 1;
+    "auto" decides where only one reading fits the rows."""
+    show_options: bool = True
+    """Whether options that the question's text lacks are put behind it, one per line."""
     prompt_suffix: str = PROMPT_SUFFIX
     """Put behind each question after a blank line; by default PAPO's instruction; empty for none."""
     limit: int | None = Field(default=None, ge=1)
@@ -79,23 +93,26 @@ class DataConfig(DataSource):
 class FileProblems(Sequence[Problem]):
     """Rows as problems; pictures are decoded on each access."""
 
-    def __init__(self, rows: Rows, config: DataConfig) -> None:
-        """Finds the columns. Raises: DataError for a missing one."""
-        chosen = {
-            "question": config.question_column,
-            "images": config.images_column,
-            "answer": config.answer_column,
-            "id": config.id_column,
-            "choices": config.choices_column,
-        }
+    def __init__(self, rows: Rows, config: DataConfig, understood: Understanding | None = None) -> None:
+        """Finds the columns, unless they are `understood`. Raises: DataError for a missing one."""
         self._rows, self._config = rows, config
-        self._columns = fields.find_columns(
-            rows.columns, chosen, where=config.path, text_only=config.text_only
-        )
+        self.understood = understood or understand_rows(rows, config)
+        """The mapping from columns to fields."""
         self._limits = Limits(max_pixels=config.max_image_pixels, oversize=config.oversize)
         self._size = min(len(rows), config.limit or len(rows))
+        self._places = Places([*([] if rows.folder is None else [rows.folder]), *rows.roots])
+        self._own = own_columns(self.understood)
+        self._whole = tuple(
+            column for column in self.understood["question"].columns if column.partition(".")[0] in rows.heavy
+        )
+        """Columns of turns that hold picture bytes: read whole, for their text too."""
         self._reading = Lock()
         """Rows are read by one thread at a time; pictures are decoded by several."""
+
+    @property
+    def path(self) -> str:
+        """The path or name that the rows were opened by."""
+        return self._config.path
 
     def __len__(self) -> int:
         return self._size
@@ -110,13 +127,18 @@ class FileProblems(Sequence[Problem]):
         if isinstance(index, slice):
             return [self[n] for n in range(*index.indices(self._size))]
         place = self._place(index)
-        images = tuple(decode(picture, self._limits) for picture in self._pictures(place))
-        return replace(self.text(place, pictures=len(images)), images=images)
+        cells = self._cells(place)
+        fields = self._read(place, cells)
+        found = self._stored(place, cells, fields)
+        marked = self._marked(place, fields, self._labels(cells, len(found)))
+        images = tuple(decode(found[n], self._limits) for n in marked.order)
+        return replace(self._problem(place, cells, fields, marked), images=images)
 
     def first(self, count: int) -> "FileProblems":
         """The first `count` rows, still unread."""
         limit = min(count, self._size)
-        return FileProblems(self._rows, self._config.model_copy(update={"limit": limit}))
+        config = self._config.model_copy(update={"limit": limit})
+        return FileProblems(self._rows, config, self.understood)
 
     def text(self, index: int, *, pictures: int | None = None) -> Problem:
         """The problem without its pictures, cheap; `pictures` is their number where it is known.
@@ -124,45 +146,34 @@ class FileProblems(Sequence[Problem]):
         Raises: DataError for a wrong type, an empty field, or marks that do not match the pictures.
         """
         place = self._place(index)
-        cells, where, names = self._cells(place), self._rows.where(place), self._columns
-        question = fields.question_text(cells.get(names.question), column=names.question, where=where)
-        answer = fields.answer_text(cells.get(names.answer), column=names.answer, where=where)
-        count = self._count(place, cells) if pictures is None else pictures
-        if count == 0 and not self._config.text_only:
-            raise DataError(
-                f"{where}: {names.images} has no picture; add one, remove the row, or set text_only = true "
-                "to take such rows"
-            )
-        question = fields.with_marks(question, count, where=where)
-        own = (names.question, names.answer, names.images, names.id, names.choices)
-        meta: dict[str, Any] = {
-            key: cell for key, cell in cells.items() if key not in own and cell is not None
-        }
-        meta.setdefault("source", self._config.path)
-        if names.choices and cells.get(names.choices):
-            meta["choices"] = cells[names.choices]
-        suffix = self._config.prompt_suffix
-        return Problem(
-            id=self.identifier(place),
-            question=f"{question}\n\n{suffix}" if suffix else question,
-            images=(),
-            answer=answer,
-            meta=meta,
-        )
+        cells = self._cells(place)
+        fields = self._read(place, cells)
+        count = self._count(place, cells, fields) if pictures is None else pictures
+        return self._problem(place, cells, fields, self._marked(place, fields, self._labels(cells, count)))
 
     def identifier(self, index: int) -> str:
         """The id of a row: its id column, or file stem and row."""
-        place, column = self._place(index), self._columns.id
-        if column is None:
-            return self._rows.name(place)
-        return fields.id_text(self._cells(place).get(column), column=column, where=self._rows.where(place))
+        place = self._place(index)
+        return self._identifier(place, self._cells(place))
 
     def sizes(self, index: int) -> tuple[tuple[int, int], ...]:
-        """Width and height of each picture, from the headers, before scaling to the limit.
+        """Width and height of each picture in the prompt's order, from the headers, before any scaling.
 
         Raises: DataError for a picture that is missing, unreadable or huge.
         """
-        return tuple(size(picture, self._limits) for picture in self._pictures(self._place(index)))
+        return tuple(size(picture, self._limits) for picture in self.pictures(index))
+
+    def pictures(self, index: int) -> tuple[Stored, ...]:
+        """The pictures of a row in the order of their marks in the prompt, not opened yet.
+
+        Raises: DataError for a picture that is missing, or a cell that holds none.
+        """
+        place = self._place(index)
+        cells = self._cells(place)
+        fields = self._read(place, cells)
+        found = self._stored(place, cells, fields)
+        marked = self._marked(place, fields, self._labels(cells, len(found)))
+        return tuple(found[n] for n in marked.order)
 
     def where(self, index: int) -> str:
         """File and row, for messages."""
@@ -174,28 +185,109 @@ class FileProblems(Sequence[Problem]):
             raise IndexError(f"problem {index} of {self._size} in {self._config.path}")
         return place
 
-    def _count(self, place: int, cells: Any) -> int:
-        column = self._columns.images
-        if column is None:
-            return 0
-        value = cells.get(column)
-        if value is None and column not in cells:
-            return len(self._pictures(place))
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return sum(item is not None and item != "" for item in value)
-        return int(value is not None and value != "")
-
-    def _pictures(self, place: int) -> tuple[Stored, ...]:
-        column = self._columns.images
-        if column is None:
-            return ()
-        with self._reading:
-            cell = self._rows.pictures(place, column)
-        return stored(cell, folder=self._rows.folder, where=self._rows.where(place))
-
     def _cells(self, place: int) -> Mapping[str, Any]:
         with self._reading:
-            return self._rows.cells(place)
+            cells = self._rows.cells(place)
+            if self._whole:
+                cells = {**cells, **{name: self._rows.pictures(place, name) for name in self._whole}}
+            return cells
+
+    def _read(self, place: int, cells: Mapping[str, Any]) -> Fields:
+        return read_row(
+            cells,
+            self.understood,
+            where=self._rows.where(place),
+            show_options=self._config.show_options,
+            classes=self._rows.classes,
+        )
+
+    def _identifier(self, place: int, cells: Mapping[str, Any]) -> str:
+        source = self.understood["id"]
+        if not source.columns:
+            return self._rows.name(place)
+        column = source.columns[0]
+        return id_text(value_at(cells, column), column=column, where=self._rows.where(place))
+
+    def _count(self, place: int, cells: Mapping[str, Any], fields: Fields) -> int:
+        source = self.understood["images"]
+        if fields.pictures is not None:
+            return len(fields.pictures) or len(self._stored(place, cells, fields))
+        if any(column not in cells and "." not in column for column in source.columns):
+            return len(self._stored(place, cells, fields))
+        # A table of bytes and path has lost its bytes here and may look empty, so every table counts.
+        return sum(_count(value_at(cells, column)) for column in source.columns)
+
+    def _labels(self, cells: Mapping[str, Any], count: int) -> tuple[int, ...]:
+        """The numbers by which marks name the pictures: of numbered columns theirs, else 1, 2, ..."""
+        columns = self.understood["images"].columns
+        if len(columns) > 1:
+            numbers = [re.search(r"(\d+)$", column) for column in columns]
+            if all(numbers):
+                there = [
+                    int(number[1])
+                    for column, number in zip(columns, numbers, strict=True)
+                    if number and (column not in cells or cells[column] is not None)
+                ]
+                if len(there) == count:
+                    return tuple(there)
+        return tuple(range(1, count + 1))
+
+    def _stored(self, place: int, cells: Mapping[str, Any], fields: Fields) -> tuple[Stored, ...]:
+        where = self._rows.where(place)
+        if fields.pictures is not None:
+            values: list[object] = list(fields.pictures)
+        else:
+            values = []
+            with self._reading:
+                for column in self.understood["images"].columns:
+                    head = column.partition(".")[0]
+                    top = column if column in self._rows.columns else head
+                    cell = {top: self._rows.pictures(place, top)}
+                    values.extend(filled(value_at(cell, column)))
+        return stored(values, folder=self._rows.folder, where=where, places=self._places)
+
+    def _marked(self, place: int, fields: Fields, labels: tuple[int, ...]) -> Marked:
+        """The texts with marks. Raises: DataError for a row without a picture, or marks that do not match."""
+        where, source = self._rows.where(place), self.understood["images"]
+        if not labels and not self._config.text_only:
+            named = " and ".join(source.columns[:2]) or "the row"
+            raise DataError(
+                f"{where}: {named} has no picture; add one, remove the row, or set text_only = true "
+                "to take such rows"
+            )
+        texts = [*(turn.text for turn in fields.turns), fields.question]
+        users = [n for n, turn in enumerate(fields.turns) if turn.role == "user"]
+        return place_marks(texts, labels, front=users[0] if users else len(texts) - 1, where=where)
+
+    def _problem(self, place: int, cells: Mapping[str, Any], fields: Fields, marked: Marked) -> Problem:
+        *earlier, question = marked.texts
+        meta: dict[str, Any] = {
+            key: cell for key, cell in cells.items() if key not in self._own and cell is not None
+        }
+        meta.setdefault("source", self._config.path)
+        if fields.options is not None:
+            meta["choices"] = fields.options.normal()
+        suffix = self._config.prompt_suffix
+        told = " ".join(suffix.split())
+        if told and told not in " ".join(question.split()):
+            question = f"{question}\n\n{suffix}"
+        return Problem(
+            id=self._identifier(place, cells),
+            question=question,
+            images=(),
+            answer=fields.answer,
+            meta=meta,
+            system=fields.system,
+            turns=tuple(
+                Turn(role=turn.role, text=text) for turn, text in zip(fields.turns, earlier, strict=True)
+            ),
+        )
+
+
+def _count(value: object) -> int:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return sum(item is not None and item != "" for item in value)
+    return sum(1 for _ in filled(value)) if not isinstance(value, Mapping) else 1
 
 
 class First(Sequence[Problem]):
@@ -257,3 +349,17 @@ def open_data(
         prompt_suffix=prompt_suffix,
         limit=limit,
     ).load()
+
+
+def problems_from(
+    rows: object, *, name: str = "rows", config: DataConfig | None = None, **fields: Any
+) -> FileProblems:
+    """The problems in rows that are in memory, through the same layouts as those of a file.
+
+    `rows` is a list of dicts (pictures as PIL images, arrays, bytes, paths or base64), a `datasets.Dataset`,
+    a DataFrame or a table of Arrow. `name` stands in ids and messages; `fields` are those of `DataConfig`,
+    which `config` gives otherwise.
+    Raises: DataError as `DataConfig.load`.
+    """
+    settings = config.model_copy(update=fields) if config is not None else DataConfig(path=name, **fields)
+    return FileProblems(rows_of(rows, label=name), settings)

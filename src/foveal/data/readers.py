@@ -2,14 +2,17 @@
 
 import bisect
 import csv
-import json
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveal.data.errors import DataError
+from foveal.data.bounded import json_value, read_json
+from foveal.data.errors import DataError, listing
+
+CELL_CHARACTERS = 1 << 28
+"""Most characters of a cell of CSV: pictures in base64 have millions."""
 
 CACHE_BYTES = 2 << 30
 """Picture columns of row groups kept in memory; a shuffled pass over more reads row groups again."""
@@ -21,6 +24,12 @@ class Rows(ABC):
     columns: tuple[str, ...]
     folder: Path | None
     """Where relative picture paths start."""
+    roots: tuple[Path, ...] = ()
+    """Further folders where pictures may lie: the folder that was given, above the file's own."""
+    classes: Mapping[str, tuple[str, ...]] = {}
+    """Columns of class numbers (ClassLabel of `datasets`), and the names of the classes."""
+    heavy: frozenset[str] = frozenset()
+    """Columns that hold bytes, which `cells` leaves out: the whole column, or the bytes inside its tables."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -32,6 +41,10 @@ class Rows(ABC):
     def pictures(self, index: int, column: str) -> object:
         """A cell with its picture bytes."""
         return self.cells(index).get(column)
+
+    def values(self, column: str) -> list[Any]:
+        """A whole column without picture bytes."""
+        return [self.cells(index).get(column) for index in range(len(self))]
 
     @abstractmethod
     def where(self, index: int) -> str:
@@ -48,7 +61,7 @@ class RecordRows(Rows):
     def __init__(self, path: Path, records: Sequence[tuple[int, Mapping[str, Any]]], *, unit: str) -> None:
         """`records` with the number by which `unit` ("line", "row") a person finds each in the file."""
         if not records:
-            raise DataError(f"{path} is empty; expected one row a problem")
+            raise DataError(f"{path} is empty; expected one row per problem")
         self._records, self._unit, self._path = records, unit, path
         self.columns = tuple(dict.fromkeys(str(key) for _, record in records for key in record))
         self.folder = path.parent
@@ -70,22 +83,21 @@ class RecordRows(Rows):
 
 
 def jsonl_rows(path: Path) -> RecordRows:
-    """JSONL: an object a line, blank lines skipped. Raises: DataError naming the line."""
+    """JSONL: an object per line, blank lines skipped. Raises: DataError naming the line."""
     records = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8-sig"))
+                record = read_json(line.decode("utf-8-sig").strip())
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path.name} line {number}: not UTF-8 text ({error.reason}); save it as UTF-8"
                 ) from None
-            except json.JSONDecodeError as error:
+            except DataError as error:
                 raise DataError(
-                    f"{path.name} line {number}: broken JSON: {error.msg} at column {error.colno}; "
-                    "write one complete object a line"
+                    f"{path.name} line {number}: {error}; write one complete object per line"
                 ) from None
             if not isinstance(record, dict):
                 raise DataError(f"{path.name} line {number}: expected an object, got {type(record).__name__}")
@@ -94,41 +106,80 @@ def jsonl_rows(path: Path) -> RecordRows:
 
 
 def json_rows(path: Path) -> RecordRows:
-    """A JSON file with a list of objects. Raises: DataError naming line or row."""
+    """A JSON file: a list of objects, objects by key (the key is the id), or such a list inside an object.
+
+    Raises: DataError naming line or row.
+    """
+    text = path.read_bytes()
     try:
-        records = json.loads(path.read_bytes())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name}: broken JSON: {error}; expected a list of objects") from None
-    if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
+        found = read_json(text)
+    except DataError as error:
+        first = text.lstrip().partition(b"\n")[0]
+        try:
+            several = isinstance(read_json(first), dict) and b"\n" in text.strip()
+        except DataError:
+            several = False
+        if several:
+            return jsonl_rows(path)
+        raise DataError(f"{path.name}: {error}; expected a list of objects") from None
+    records = _records(found, path)
+    if records is None:
         raise DataError(f"{path.name}: expected a list of objects; JSONL files end in .jsonl")
     return RecordRows(path, list(enumerate(records)), unit="row")
 
 
+def _records(found: object, path: Path) -> list[dict[str, Any]] | None:
+    if isinstance(found, list):
+        return found if all(isinstance(record, dict) for record in found) else None
+    if not isinstance(found, dict) or not found:
+        return None
+    if all(isinstance(record, dict) for record in found.values()):
+        # As LogicVista: {"v1_0": {...}, "v1_1": {...}}. The keys are ids where the rows have none.
+        return [{"id": key, **record} for key, record in found.items()]
+    lists = {key: part for key, part in found.items() if _is_table(part)}
+    if len(lists) == 1:
+        return list(next(iter(lists.values())))
+    if lists:
+        raise DataError(
+            f"{path.name} holds several lists of objects: {listing(lists)}; write each into a file of its own"
+        )
+    if all(isinstance(part, list) for part in found.values()) and len({len(p) for p in found.values()}) == 1:
+        return [dict(zip(found, cells, strict=True)) for cells in zip(*found.values(), strict=True)]
+    return None
+
+
+def _is_table(part: object) -> bool:
+    return isinstance(part, list) and bool(part) and all(isinstance(record, dict) for record in part)
+
+
 def csv_rows(path: Path) -> RecordRows:
-    """CSV with a header; a cell that begins with `[` is a JSON list. Raises: DataError naming the line."""
+    """CSV or TSV with a header; cells that begin with `[` or `{` are JSON. Raises: DataError naming lines."""
     records: list[tuple[int, Mapping[str, Any]]] = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restkey="")
-        try:
-            for record in reader:
-                if "" in record or None in record.values():
-                    raise DataError(
-                        f"{path.name} line {reader.line_num}: expected {len(reader.fieldnames or ())} cells; "
-                        "quote cells that contain commas"
-                    )
-                records.append((reader.line_num, {key: _csv_cell(text) for key, text in record.items()}))
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path.name} line {reader.line_num}: broken CSV: {error}") from error
+    before = csv.field_size_limit(CELL_CHARACTERS)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(
+                file, restkey="", delimiter="\t" if path.suffix.lower() == ".tsv" else ","
+            )
+            try:
+                for record in reader:
+                    if "" in record or None in record.values():
+                        raise DataError(
+                            f"{path.name} line {reader.line_num}: expected {len(reader.fieldnames or ())} "
+                            "cells; quote cells that contain commas"
+                        )
+                    cells = {key: _csv_cell(text) for key, text in record.items()}
+                    records.append((reader.line_num, cells))
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise DataError(f"{path.name} line {reader.line_num}: broken CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
     return RecordRows(path, records, unit="line")
 
 
 def _csv_cell(text: str) -> object:
-    if text.startswith("["):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return text
-    return text
+    value = json_value(text) if text.startswith(("[", "{")) else None
+    return text if value is None else value
 
 
 class ParquetRows(Rows):
@@ -167,6 +218,12 @@ class ParquetRows(Rows):
         self._cache: OrderedDict[tuple[int, int, str], Any] = OrderedDict()
         self.columns = tuple(dict.fromkeys(name for file in self._files for name in file.schema_arrow.names))
         self.folder = self._paths[0].parent
+        self.heavy = frozenset(name for file in self._files for name in _heavy(file))
+        self.classes = _classes(self._files[0].schema_arrow)
+        stems = [path.stem for path in self._paths]
+        self._stems = (
+            stems if len(set(stems)) == len(stems) else [f"{n}/{stem}" for n, stem in enumerate(stems)]
+        )
 
     def __len__(self) -> int:
         return self._total
@@ -190,6 +247,13 @@ class ParquetRows(Rows):
         self._cache.move_to_end(key)
         return self._cache[key][row - self._groups[place][group]].as_py()
 
+    def values(self, column: str) -> list[Any]:
+        """A whole column without picture bytes."""
+        if column not in self._light.column_names:
+            return [None] * self._total
+        found: list[Any] = self._light.column(column).to_pylist()
+        return found
+
     def where(self, index: int) -> str:
         """Such as `train.parquet row 7`, from 0."""
         place, row = self._place(index)
@@ -198,7 +262,7 @@ class ParquetRows(Rows):
     def name(self, index: int) -> str:
         """File stem and row, from 0."""
         place, row = self._place(index)
-        return f"{self._paths[place].stem}/{row}"
+        return f"{self._stems[place]}/{row}"
 
     def _place(self, index: int) -> tuple[int, int]:
         place = bisect.bisect_right(self._starts, index) - 1
@@ -207,7 +271,34 @@ class ParquetRows(Rows):
 
 def _light_leaves(file: Any) -> list[str]:
     """Leaf columns without raw bytes, so that a table of pictures is read for its paths and length only."""
-    schema = file.schema
-    leaves = (schema.column(n) for n in range(len(schema)))
+    return [leaf.path for leaf in _leaves(file) if not _is_raw(leaf)]
+
+
+def _heavy(file: Any) -> set[str]:
+    """Columns with raw bytes at any depth."""
+    names = file.schema_arrow.names
+    paths = [leaf.path for leaf in _leaves(file) if _is_raw(leaf)]
+    return {name for name in names if any(path == name or path.startswith(f"{name}.") for path in paths)}
+
+
+def _leaves(file: Any) -> list[Any]:
+    return [file.schema.column(n) for n in range(len(file.schema))]
+
+
+def _is_raw(leaf: Any) -> bool:
     raw = ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY")
-    return [leaf.path for leaf in leaves if leaf.physical_type not in raw or leaf.logical_type.type != "NONE"]
+    return leaf.physical_type in raw and leaf.logical_type.type == "NONE"
+
+
+def _classes(schema: Any) -> dict[str, tuple[str, ...]]:
+    """Names of classes by column, from what `datasets` writes into the schema of a parquet file."""
+    text = (schema.metadata or {}).get(b"huggingface", b"")
+    about = json_value(text.decode("utf-8", "replace")) if text else None
+    info = about.get("info") if isinstance(about, dict) else None
+    features = info.get("features") if isinstance(info, dict) else None
+    found = {}
+    for column, feature in (features if isinstance(features, dict) else {}).items():
+        names = feature.get("names") if isinstance(feature, dict) else None
+        if isinstance(names, list) and feature.get("_type") == "ClassLabel":
+            found[column] = tuple(str(name)[:200] for name in names)
+    return found

@@ -8,7 +8,7 @@ from foveal.data.problems import FileProblems
 from foveal.evaluation.records import Evaluation, ProblemRecord
 from foveal.keys import Key, generator
 from foveal.spec import FovealError
-from foveal.types import IMAGE_MARK, Completion, Group, Problem, RolloutEngine, Sampling
+from foveal.types import Completion, Group, Problem, RolloutEngine, Sampling
 
 TRIES = 64
 """Random candidates for a donor before all problems are searched in order."""
@@ -128,7 +128,7 @@ def _outline(donors: Sequence[Problem], index: int) -> tuple[str, int]:
     """Answer and number of pictures; those of a file are not decoded for it."""
     if isinstance(donors, FileProblems):
         donor = donors.text(index)
-        return donor.answer, donor.question.count(IMAGE_MARK)
+        return donor.answer, donor.marks
     donor = donors[index]
     return donor.answer, len(donor.images)
 

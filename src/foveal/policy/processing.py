@@ -201,29 +201,43 @@ class Processor:
         return text
 
     def _text_ids(self, problem: Problem, *, pictures: int) -> list[int]:
-        own = [token for token in self._banned if token in problem.question]
+        told = [problem.system or "", *(turn.text for turn in problem.turns), problem.question]
+        own = [token for token in self._banned if any(token in text for text in told)]
         if own:
             raise FovealError(
-                f"problem {problem.id!r}: its question holds the special token {own[0]!r}; expected "
-                f"{IMAGE_MARK} where a picture stands; take the token out of the question"
+                f"problem {problem.id!r}: its prompt holds the special token {own[0]!r}; expected "
+                f"{IMAGE_MARK} where a picture stands; take the token out of the text"
             )
-        pieces = problem.question.split(IMAGE_MARK)
-        if len(pieces) - 1 != pictures:
+        if problem.marks != pictures:
             raise FovealError(
-                f"problem {problem.id!r}: {len(pieces) - 1} {IMAGE_MARK} marks for {pictures} pictures; "
-                f"expected one mark a picture"
+                f"problem {problem.id!r}: {problem.marks} {IMAGE_MARK} marks for {pictures} pictures; "
+                f"expected one mark per picture"
             )
-        content: list[dict[str, str]] = []
-        for index, piece in enumerate(pieces):
-            if index:
-                content.append({"type": "image"})
-            if piece.strip():
-                content.append({"type": "text", "text": piece.strip()})
         text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
+            messages(problem), tokenize=False, add_generation_prompt=True
         )
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
+
+
+def messages(problem: Problem) -> list[dict[str, Any]]:
+    """The turns of a prompt as chat templates read them: system prompt, earlier turns, question."""
+    turns = [(turn.role, turn.text) for turn in problem.turns] + [("user", problem.question)]
+    found = [{"role": role, "content": _parts(text)} for role, text in turns]
+    if problem.system is None:
+        return found
+    return [{"role": "system", "content": [{"type": "text", "text": problem.system}]}, *found]
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    """Text as parts: a part of type image for each mark, and the text between the marks."""
+    parts: list[dict[str, str]] = []
+    for index, piece in enumerate(text.split(IMAGE_MARK)):
+        if index:
+            parts.append({"type": "image"})
+        if piece.strip():
+            parts.append({"type": "text", "text": piece.strip()})
+    return parts
 
 
 def _chat_template(folder: Path) -> str:

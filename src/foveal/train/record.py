@@ -176,7 +176,7 @@ class RunFolder:
                         "step": step,
                         "problem_id": group.problem.id,
                         "completion": g,
-                        "question": group.problem.question,
+                        "question": group.problem.asked,
                         "answer": group.problem.answer,
                         "text": completion.text,
                         "finish": completion.finish,

@@ -1,0 +1,174 @@
+"""A row by its understanding: the texts of the prompt, the answer, the options, the pictures in turns."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from foveal.data.columns import answer_text, check_answer_length, question_text
+from foveal.data.errors import DataError
+from foveal.data.layouts import names as usual
+from foveal.data.layouts.conversations import Conversation, read_conversation
+from foveal.data.layouts.indices import options_at, whole
+from foveal.data.layouts.options import Options
+from foveal.data.layouts.understanding import Understanding, is_empty, value_at
+from foveal.rewards.boxed import reduce_gold
+from foveal.types import Turn
+
+LONG_TRUTH = 200
+"""Characters of a worked solution without a tag or a box that are still taken for an answer."""
+
+_MARKED = re.compile(r"</answer>|\\boxed", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fields:
+    """The texts of a row; picture marks are as the file has them."""
+
+    system: str | None
+    turns: tuple[Turn, ...]
+    question: str
+    """With the options behind it where the text lacked them."""
+    answer: str
+    options: Options | None
+    pictures: tuple[Any, ...] | None
+    """Cells of the pictures that stand in the turns; None where a column holds them."""
+
+
+def read_row(
+    cells: Mapping[str, Any],
+    understood: Understanding,
+    *,
+    where: str,
+    show_options: bool = True,
+    classes: Mapping[str, tuple[str, ...]] | None = None,
+) -> Fields:
+    """The texts of a row. Raises: DataError for a wrong type, an empty field, an answer that is none."""
+    turns = _conversation(cells, understood, where)
+    options = options_at(cells, understood["choices"])
+    question = _question(cells, understood, turns, where)
+    if options is not None and show_options and understood["question"].kind != "fixed":
+        question = with_options(question, options)
+    return Fields(
+        system=_system(cells, understood, turns, where),
+        turns=_earlier(turns, where),
+        question=question,
+        answer=_answer(cells, understood, turns, options, classes or {}, where),
+        options=options,
+        pictures=turns.pictures if turns is not None and understood["images"].kind == "turns" else None,
+    )
+
+
+def with_options(question: str, options: Options) -> str:
+    """The question with the options behind it, unless it has them or they stand in the picture."""
+    if options.bare() or options.shown_in(question):
+        return question
+    return f"{question}\n{options.lines()}"
+
+
+def _conversation(cells: Mapping[str, Any], understood: Understanding, where: str) -> Conversation | None:
+    source = understood["question"]
+    if source.kind != "turns":
+        return None
+    column = source.columns[0]
+    return read_conversation(value_at(cells, column), column=column, where=where)
+
+
+def _question(
+    cells: Mapping[str, Any], understood: Understanding, turns: Conversation | None, where: str
+) -> str:
+    source = understood["question"]
+    if source.kind == "fixed":
+        return usual.DRAWN_QUESTION
+    if turns is not None:
+        return question_text(turns.question, column=source.columns[0], where=where)
+    values = [value_at(cells, column) for column in source.columns]
+    place = next((n for n, value in enumerate(values) if not is_empty(value)), 0)
+    text = question_text(values[place], column=source.columns[place], where=where)
+    hint = value_at(cells, understood["hint"].columns[0]) if understood["hint"].kind != "none" else None
+    if isinstance(hint, str) and hint.strip() and hint.strip().casefold() != "nan":
+        text = f"{question_text(hint, column='hint', where=where)}\n{text}"
+    return text
+
+
+def _system(
+    cells: Mapping[str, Any], understood: Understanding, turns: Conversation | None, where: str
+) -> str | None:
+    text = turns.system if turns is not None else None
+    column = "the system prompt"
+    if text is None and understood["system"].kind != "none":
+        column = understood["system"].columns[0]
+        text = value_at(cells, column)
+    if is_empty(text):
+        return None
+    return question_text(text, column=column, where=where)
+
+
+def _earlier(turns: Conversation | None, where: str) -> tuple[Turn, ...]:
+    if turns is None:
+        return ()
+    for number, turn in enumerate(turns.turns, start=1):
+        # A turn may be a picture alone, so only its characters are checked.
+        question_text(f"{turn.text}.", column=f"turn {number}", where=where)
+    return turns.turns
+
+
+def _answer(
+    cells: Mapping[str, Any],
+    understood: Understanding,
+    turns: Conversation | None,
+    options: Options | None,
+    classes: Mapping[str, tuple[str, ...]],
+    where: str,
+) -> str:
+    source = understood["answer"]
+    column = source.columns[0]
+    if source.kind == "reply":
+        reply = turns.reply if turns is not None else None
+        return _reduced(
+            answer_text(reply, column=f"{column} (the last turn)", where=where), column, where, worked=True
+        )
+    value = value_at(cells, column)
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and column in usual.ANSWER_AFTER:
+        value = value[-1].get("content") if value and isinstance(value[-1], Mapping) else value
+    if column in classes:
+        value = _class_name(value, classes[column], column, where)
+    elif source.kind in ("index", "index_from_1") and options is not None:
+        return _letter(value, options, column, where, start=int(source.kind == "index_from_1"))
+    text = answer_text(value, column=column, where=where)
+    return _reduced(text, column, where, worked=column.rpartition(".")[2].casefold() in usual.WORKED)
+
+
+def _letter(value: object, options: Options, column: str, where: str, *, start: int) -> str:
+    number = whole(value)
+    if number is None or not start <= number < start + len(options.labels):
+        shown = answer_text(value, column=column, where=where)
+        raise DataError(
+            f"{where}: {column} should be the number of one of {len(options.labels)} options, counted from "
+            f"{start}, got {shown[:60]!r}; repair the row, or set answer_kind = 'text'"
+        )
+    return options.labels[number - start]
+
+
+def _class_name(value: object, names: tuple[str, ...], column: str, where: str) -> object:
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 0 <= value < len(names):
+        raise DataError(f"{where}: {column} is class {value} of {len(names)} (0 to {len(names) - 1})")
+    return names[value]
+
+
+def _reduced(text: str, column: str, where: str, *, worked: bool) -> str:
+    answer = reduce_gold(text)
+    if not answer:
+        raise DataError(
+            f"{where}: {column} has no answer outside its reasoning (got {text[:60]!r}); write it between "
+            "<answer> and </answer>, in \\boxed{}, or alone"
+        )
+    if worked and len(answer) > LONG_TRUTH and not _MARKED.search(text):
+        raise DataError(
+            f"{where}: {column} is a worked solution of {len(answer)} characters without <answer> tags or "
+            "\\boxed{}, so what counts as the answer is unknown; name the column of the short answer with "
+            "answer_column = 'NAME'"
+        )
+    return check_answer_length(answer_text(answer, column=column, where=where), column=column, where=where)
