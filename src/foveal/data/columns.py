@@ -67,14 +67,17 @@ def find_columns(
 def question_text(value: object, *, column: str, where: str) -> str:
     """The question. Raises: DataError when it is empty, no text, or holds a model's control tokens."""
     if not isinstance(value, str):
-        raise DataError(f"{where}: {column} should be text, got {type(value).__name__} {_short(value)}")
+        raise DataError(
+            f"{where}: {column} should be text, got {type(value).__name__} {_short(value)}", kind="question"
+        )
     if not _NUMBERED.sub("", value).replace(IMAGE_MARK, "").strip():
-        raise DataError(f"{where}: {column} is empty; write a question or remove the row")
+        raise DataError(f"{where}: {column} is empty; write a question or remove the row", kind="question")
     special = _SPECIAL.search(value)
     if special:
         raise DataError(
             f"{where}: {column} contains the control token {special[0]!r}, which would count as a picture "
-            f"or end the turn; write {IMAGE_MARK} where a picture stands, and no chat template"
+            f"or end the turn; write {IMAGE_MARK} where a picture stands, and no chat template",
+            kind="question",
         )
     return value.strip()
 
@@ -97,11 +100,13 @@ def answer_text(value: object, *, column: str, where: str) -> str:
     if value is None or isinstance(value, str | Sequence) or value != value:
         raise DataError(
             f"{where}: {column} is empty; every row needs an answer to be graded by: "
-            "fill it in or remove the row"
+            "fill it in or remove the row",
+            kind="answer",
         )
     raise DataError(
         f"{where}: {column} should be text, a number or a list of them, "
-        f"got {type(value).__name__} {_short(value)}"
+        f"got {type(value).__name__} {_short(value)}",
+        kind="answer",
     )
 
 
@@ -109,7 +114,8 @@ def id_text(value: object, *, column: str, where: str) -> str:
     """The id. Raises: DataError when it is no text or whole number."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise DataError(
-            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {_short(value)}"
+            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {_short(value)}",
+            kind="id",
         )
     return str(value)
 
@@ -135,7 +141,8 @@ def with_marks(question: str, pictures: int, *, where: str) -> str:
         raise DataError(
             f"{where}: the question has {marks} but the row has {pictures} pictures; "
             f"write exactly one {IMAGE_MARK} for each picture, in their order, or none at all "
-            "to have them put in front"
+            "to have them put in front",
+            kind="marks",
         )
     return question
 

@@ -67,6 +67,12 @@ class DataConfig(DataSource):
     """What happens to a larger picture."""
     text_only: bool = False
     """Whether rows without a picture are taken."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used: name all of them and stop before the run starts, or leave them out, count
+    them and list them in the run folder (bad_rows.jsonl)."""
+    check_pictures: Literal["all", "sample", "headers"] = "all"
+    """Pictures decoded before the first step: all of them, those of 1,000 rows spread evenly, or none. The
+    header of each is read in any case. Pictures that were decoded once are remembered between runs."""
 
     def load(self) -> "FileProblems":
         """The problems; nothing is decoded yet.
@@ -131,7 +137,8 @@ class FileProblems(Sequence[Problem]):
         if count == 0 and not self._config.text_only:
             raise DataError(
                 f"{where}: {names.images} has no picture; add one, remove the row, or set text_only = true "
-                "to take such rows"
+                "to take such rows",
+                kind="no_picture",
             )
         question = fields.with_marks(question, count, where=where)
         own = (names.question, names.answer, names.images, names.id, names.choices)
@@ -163,6 +170,15 @@ class FileProblems(Sequence[Problem]):
         Raises: DataError for a picture that is missing, unreadable or huge.
         """
         return tuple(size(picture, self._limits) for picture in self._pictures(self._place(index)))
+
+    def pictures(self, index: int) -> tuple[Stored, ...]:
+        """The pictures of a row, not opened yet. Raises: DataError for a cell that holds something else."""
+        return self._pictures(self._place(index))
+
+    @property
+    def limits(self) -> Limits:
+        """What size of pictures is taken."""
+        return self._limits
 
     def where(self, index: int) -> str:
         """File and row, for messages."""

@@ -83,6 +83,8 @@ class Evaluation:
     method: str = ""
     seed: int | None = None
     level: float = field(default=stats.LEVEL)
+    bad_rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows left out because they cannot be used, by kind (see `foveal.data.bad_rows.KINDS`)."""
 
     @cached_property
     def kinds(self) -> list[str]:
@@ -160,7 +162,8 @@ class Evaluation:
                 raise FovealError(
                     f"{head_path} has schema_version {found!r}, this version reads {SCHEMA_VERSION}"
                 )
-            settings = {f.name: head[f.name] for f in fields(cls) if f.name != "records"}
+            settings = {f.name: head[f.name] for f in fields(cls) if f.name not in ("records", "bad_rows")}
+            settings["bad_rows"] = head.get("bad_rows", {})  # older evaluations left none out
             lines = lines_path.read_text(encoding="utf-8").split("\n")
             return cls(records=tuple(_record(json.loads(line)) for line in lines if line), **settings)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
