@@ -223,7 +223,9 @@ def test_validate_tells_of_all_mistakes_counts_the_rest_and_reports_progress(tmp
             progress=lambda done, of: seen.append((done, of)),
         )
     message = str(caught.value)
-    assert message.startswith("20 of 20 rows cannot be used: 20 answer\n") and message.endswith("and 15 more")
+    assert message.startswith("20 of 20 rows cannot be used (answer: 20):\n") and message.endswith(
+        "and 15 more"
+    )
     assert "line 1:" in message and "line 5:" in message and "line 6:" not in message
     assert seen == [(n + 1, 20) for n in range(20)]
 

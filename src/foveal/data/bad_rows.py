@@ -78,15 +78,15 @@ def counts(bad: Sequence[BadRow]) -> dict[str, int]:
 
 
 def in_words(bad: Sequence[BadRow]) -> str:
-    """The counts as a sentence has them: "2 overlong, 1 picture"."""
-    return ", ".join(f"{number:,} {kind}" for kind, number in counts(bad).items())
+    """The counts in a line: "picture: 1, overlong: 2"."""
+    return ", ".join(f"{kind}: {number:,}" for kind, number in counts(bad).items())
 
 
 def described(bad: Sequence[BadRow], total: int, *, way_out: str = WAY_OUT) -> str:
     """All bad rows in one message: how many of each kind, with the first few of each by name."""
     if total == 1:
         return f"the row cannot be used:\n  {bad[0].reason}"
-    lines = [f"{len(bad):,} of {total:,} rows cannot be used: {in_words(bad)}"]
+    lines = [f"{len(bad):,} of {total:,} rows cannot be used ({in_words(bad)}):"]
     for kind, number in counts(bad).items():
         lines.append(f"{KINDS[kind]} ({number:,}):")
         rows = [row for row in bad if row.kind == kind]

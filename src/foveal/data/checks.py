@@ -67,6 +67,8 @@ class Findings:
     bad: tuple[BadRow, ...]
     ids: str
     """Hash of all ids in order."""
+    lengths: tuple[int, ...] = ()
+    """Tokens of all prompts that could be measured."""
     longest: int = 0
     """Tokens of the longest prompt that can be used."""
     longest_id: str = ""
@@ -124,12 +126,13 @@ def look(
     )
     bad: list[BadRow] = []
     ids, seen = Ids(), dict[str, str]()
+    lengths: list[int] = []
     longest, longest_id, looked = 0, "", 0
     for place, seeing in _ahead(rows, plan, verdicts):
         identifier: str | None = None
         try:
             identifier = rows.identifier(place)
-            found = _judge(rows, place, seeing, seen, identifier, plan)
+            found = _judge(rows, place, seeing, seen, identifier, plan, lengths)
             if (found.length or 0) > longest:
                 longest, longest_id = found.length or 0, identifier
             observe(found)
@@ -144,6 +147,7 @@ def look(
         looked=looked,
         bad=tuple(bad),
         ids=ids.result(),
+        lengths=tuple(lengths),
         longest=longest,
         longest_id=longest_id,
     )
@@ -175,8 +179,9 @@ def _judge(
     seen: dict[str, str],
     identifier: str,
     plan: Plan,
+    lengths: list[int],
 ) -> Looked:
-    """Raises: FovealError with the first fault of a row."""
+    """Raises: FovealError with the first fault of a row. `lengths` gets the length of its prompt."""
     where = rows.where(place)
     first = seen.setdefault(identifier, where)
     if first != where:
@@ -192,6 +197,7 @@ def _judge(
             length = plan.length(problem, sizes)
         except FovealError as error:
             raise DataError(f"{where}: {error}", kind="picture" if sizes else "question") from error
+        lengths.append(length)
         if plan.limit is not None and length > plan.limit:
             shown = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"
             raise DataError(

@@ -27,6 +27,17 @@ class Columns:
     id: str | None
     choices: str | None
 
+    def lines(self) -> list[str]:
+        """Which column is what, a line for each."""
+        named = {
+            "question": self.question,
+            "images": self.images or "none: text only",
+            "answer": self.answer,
+            "id": self.id or "none: file and row",
+            "choices": self.choices or "none",
+        }
+        return [f"{field:10}{column}" for field, column in named.items()]
+
 
 def find_columns(
     names: Sequence[str], chosen: Mapping[str, str | None], *, where: str, text_only: bool

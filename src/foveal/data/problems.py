@@ -176,6 +176,11 @@ class FileProblems(Sequence[Problem]):
         return self._pictures(self._place(index))
 
     @property
+    def understood(self) -> fields.Columns:
+        """Which column is what."""
+        return self._columns
+
+    @property
     def limits(self) -> Limits:
         """What size of pictures is taken."""
         return self._limits

@@ -115,7 +115,7 @@ def examine(picture: Stored, limits: Limits, verdicts: Verdicts, *, decoded: boo
     key = _key(picture)
     digest = verdicts.find(key) if key is not None else None
     if digest is None:
-        digest = _digest(picture) if isinstance(picture.content, Path) or key is None else key
+        digest = key if key is not None and isinstance(picture.content, bytes) else _digest(picture)
         jpeg = kind in ("JPEG", "MPO")
         decode(picture, Limits(max_pixels=DRAFT_PIXELS, oversize="resize") if jpeg else limits)
         if key is not None:
@@ -129,21 +129,23 @@ def in_memory(image: Image, *, where: str, decoded: bool) -> Seen:
     Raises: DataError, when it cannot be.
     """
     try:
-        content = (image.mode.encode(), repr(image.size).encode(), image.tobytes()) if decoded else ()
+        made = _digest(Stored(content=image, where=where)) if decoded else None  # type: ignore[arg-type]
     except Exception as error:  # a decoder raises whatever it trips over
         raise DataError(
             f"{where}: the picture cannot be decoded: {error}; repair or remove it", kind="picture"
         ) from error
-    made = hashlib.blake2b(b"\0".join(content), digest_size=_DIGEST).digest() if decoded else None
     return Seen(size=image.size, format=image.format or "in memory", digest=made)
 
 
 def _key(picture: Stored) -> bytes | None:
     """By what a picture is known; None for one that must not be remembered."""
-    if isinstance(picture.content, bytes):
+    content: object = picture.content
+    if isinstance(content, bytes):
         return _digest(picture)
+    if not isinstance(content, Path):
+        return None
     try:
-        path = os.path.abspath(picture.content)
+        path = os.path.abspath(content)
         found = os.stat(path)
     except (OSError, ValueError):
         return None
@@ -154,18 +156,18 @@ def _key(picture: Stored) -> bytes | None:
 
 
 def _digest(picture: Stored) -> bytes:
-    content = picture.content
-    if isinstance(content, bytes):
-        return hashlib.blake2b(content, digest_size=_DIGEST).digest()
-    try:
+    """Hash of a picture as it is stored: bytes, a file, a part of an archive, or an image in memory."""
+    content: object = picture.content
+    made = hashlib.blake2b(digest_size=_DIGEST)
+    if isinstance(content, Path):
         with content.open("rb") as file:
-            made = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=_DIGEST))
-            return made.digest()
-    except OSError as error:
-        raise DataError(
-            f"{picture.where}: the file cannot be read: {error.strerror or error}; repair or remove it",
-            kind="picture",
-        ) from error
+            return hashlib.file_digest(file, lambda: made).digest()
+    if isinstance(content, Image):
+        made.update(f"{content.mode} {content.size} ".encode() + content.tobytes())
+    else:
+        reader = getattr(content, "read", None)
+        made.update(content if isinstance(content, bytes) else reader() if reader is not None else b"")
+    return made.digest()
 
 
 def _read(file: Path) -> dict[bytes, bytes]:

@@ -1,12 +1,13 @@
 """The rows that a run can use: found before its first step, kept in its folder, the same again on resume."""
 
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from foveal.config import RunConfig
-from foveal.data.bad_rows import described, in_words, refuse
+from foveal.data.bad_rows import WAY_OUT, described, in_words, refuse
 from foveal.data.checks import SAMPLED_ROWS, Findings, Plan, look, spread
 from foveal.data.errors import DataError
 from foveal.data.problems import DataSource, FileProblems
@@ -69,20 +70,21 @@ def check_problems(
     verdicts = Verdicts(cache_name(source))
     found = look(problems, plan, verdicts, progress=_Told(message))
     verdicts.save()
-    choice = _chosen(found, skip=getattr(source, "bad_rows", "refuse") == "skip", kept=kept)
+    choice = _chosen(found, source, kept=kept)
     if choice.bad:
         message(
-            f"{len(choice.bad):,} of {rows:,} rows cannot be used and are left out: {in_words(choice.bad)}"
+            f"{len(choice.bad):,} of {rows:,} rows cannot be used and are left out ({in_words(choice.bad)})"
         )
     message(f"{found.looked:,} prompts checked; the longest has {found.longest} tokens ({found.longest_id})")
     return Usable(problems=choice.of(problems), longest=found.longest, choice=choice)
 
 
-def _chosen(found: Findings, *, skip: bool, kept: Choice | None) -> Choice:
+def _chosen(found: Findings, source: DataSource, *, kept: Choice | None) -> Choice:
     """The rows to use; on resume those of before, or a refusal."""
+    skip = getattr(source, "bad_rows", "refuse") == "skip"
     if kept is None:
         if not skip:
-            refuse(found.bad, found.rows)
+            refuse(found.bad, found.rows, way_out=way_out(source))
         return Choice(rows=found.rows, bad=found.bad, ids=found.ids)
     if (found.rows, found.ids) != (kept.rows, kept.ids):
         what = f"{kept.rows:,} rows then, {found.rows:,} now" if found.rows != kept.rows else "other ids"
@@ -130,6 +132,12 @@ def cache_name(source: DataSource | None) -> str | None:
         return None
     place = Path(path).expanduser()
     return "\0".join((str(place.absolute() if place.exists() else path), str(getattr(source, "split", None))))
+
+
+def way_out(source: DataSource) -> str:
+    """What a message about bad rows ends with."""
+    path = getattr(source, "path", None)
+    return WAY_OUT.replace("DATA", shlex.quote(path)) if isinstance(path, str) else ""
 
 
 class _Told:
