@@ -1,7 +1,7 @@
 """`foveal data`: what is understood of a data set, and whether a run can use it."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,10 +84,14 @@ def show(*, data: str, overrides: Sequence[str], model: str | None, rows: int, o
     print(f"\nas {config.model.path} reads them:")
     shown: list[tuple[str, Problem]] = []
     printed = 0
-    for where, problem in _usable(problems, lambda text: print(text) if printed < rows else None):
+    for where, found in _rows(problems):
+        if isinstance(found, FovealError):
+            if printed < rows:
+                print(f"\ncannot be used: {found}")
+            continue
         if printed < rows:
-            printed += _print_row(where, problem, processor)
-        shown.append((where, problem))
+            printed += _print_row(where, found, processor)
+        shown.append((where, found))
         if printed >= rows and len(shown) >= max(rows, SHEET_ROWS):
             break
     if not shown:
@@ -114,16 +118,14 @@ def data_config(data: str, *, overrides: Sequence[str], model: str | None) -> "R
     return load(dict(DEFAULTS), overrides=named, model=model, data=data)
 
 
-def _usable(problems: "Sequence[Problem]", say: Callable[[str], None]) -> "Iterator[tuple[str, Problem]]":
-    """The rows that can be used, with where they stand; says why others cannot."""
+def _rows(problems: "Sequence[Problem]") -> "Iterator[tuple[str, Problem | FovealError]]":
+    """The rows, with where they stand; the error of each that cannot be used."""
     where = getattr(problems, "where", lambda index: f"problem {index}")
     for index in range(min(len(problems), SEARCHED)):
         try:
-            problem = problems[index]
+            yield where(index), problems[index]
         except FovealError as error:
-            say(f"\ncannot be used: {error}")
-        else:
-            yield where(index), problem
+            yield where(index), error
 
 
 def _print_row(where: str, problem: "Problem", processor: "Processor") -> int:

@@ -1,6 +1,7 @@
 """Finds every row that would stop a run, before the run starts: text, ids, pictures, length, answer."""
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,20 +129,23 @@ def look(
     ids, seen = Ids(), dict[str, str]()
     lengths: list[int] = []
     longest, longest_id, looked = 0, "", 0
-    for place, seeing in _ahead(rows, plan, verdicts):
-        identifier: str | None = None
-        try:
-            identifier = rows.identifier(place)
-            found = _judge(rows, place, seeing, seen, identifier, plan, lengths)
-            if (found.length or 0) > longest:
-                longest, longest_id = found.length or 0, identifier
-            observe(found)
-        except FovealError as error:
-            bad.append(BadRow.of(error, row=place, where=rows.where(place), id=identifier))
-        ids.add(identifier)
-        looked += 1
-        if progress is not None:
-            progress(place + 1, total)
+    with warnings.catch_warnings():
+        # Odd but harmless EXIF data and the like, thousands of times.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for place, seeing in _ahead(rows, plan, verdicts):
+            identifier: str | None = None
+            try:
+                identifier = rows.identifier(place)
+                found = _judge(rows, place, seeing, seen, identifier, plan, lengths)
+                if (found.length or 0) > longest:
+                    longest, longest_id = found.length or 0, identifier
+                observe(found)
+            except FovealError as error:
+                bad.append(BadRow.of(error, row=place, where=rows.where(place), id=identifier))
+            ids.add(identifier)
+            looked += 1
+            if progress is not None:
+                progress(place + 1, total)
     return Findings(
         rows=total,
         looked=looked,
@@ -197,6 +201,11 @@ def _judge(
             length = plan.length(problem, sizes)
         except FovealError as error:
             raise DataError(f"{where}: {error}", kind="picture" if sizes else "question") from error
+        except (ValueError, TypeError) as error:  # text that the tokenizer does not take
+            raise DataError(
+                f"{where}: the question cannot be turned into tokens: {error}; correct it or remove the row",
+                kind="question",
+            ) from error
         lengths.append(length)
         if plan.limit is not None and length > plan.limit:
             shown = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"

@@ -30,8 +30,8 @@ def prompt_text(
 ) -> tuple[str, int, int]:
     """A prompt as the model reads it, special tokens included; its tokens, and the visual ones of these.
 
-    Each run of a picture's placeholders is written once, in brackets with their number. `sizes`: (width, height) of the
-    problem's pictures, which are not needed themselves.
+    Each run of a picture's placeholders is written once, in brackets with their number. `sizes`: (width,
+    height) of the problem's pictures, which are not needed themselves.
     """
     grids = torch.tensor([processor.grid(size) for size in sizes], dtype=torch.long).reshape(-1, 3)
     ids: list[int] = processor.prompt(problem, grids).token_ids.tolist()
