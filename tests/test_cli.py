@@ -178,7 +178,7 @@ MISTAKES: dict[str, tuple[Mistake, str]] = {
     ),
     "unreadable picture": (
         lambda here, model: ["--model", str(model), "--data", str(unreadable(here))],
-        r"1 of 4 rows cannot be used:\n.*d\.parquet.*row 2.*x\.png",
+        r"1 of 4 rows cannot be used \(picture: 1\):\n.*d\.parquet.*row 2.*x\.png",
     ),
     "marks that do not match": (
         lambda here, model: ["--model", str(model), "--data", str(one_mark_too_many(here))],

@@ -224,8 +224,10 @@ def test_validate_tells_of_all_mistakes_counts_the_rest_and_reports_progress(tmp
             progress=lambda done, of: seen.append((done, of)),
         )
     message = str(caught.value)
-    assert message.startswith("20 of 20 rows cannot be used:") and message.endswith("and 12 more")
-    assert "line 1:" in message and "line 8:" in message and "line 9:" not in message
+    assert message.startswith("20 of 20 rows cannot be used (answer: 20):\n") and message.endswith(
+        "and 15 more"
+    )
+    assert "line 1:" in message and "line 5:" in message and "line 6:" not in message
     assert seen == [(n + 1, 20) for n in range(20)]
 
 
@@ -241,7 +243,7 @@ def test_validate_checks_problems_that_come_from_no_file() -> None:
     validate([good])
     with pytest.raises(DataError, match=r"problem 1 \(b\): the question has 1 <image> marks but 0 pictures"):
         validate([good, Problem(id="b", question=good.question, images=(), answer="1")])
-    with pytest.raises(DataError, match="problem 0 has the same id"):
+    with pytest.raises(DataError, match=r"the id 'a' is also that of problem 0 \(a\); make ids unique$"):
         validate([good, good])
     with pytest.raises(DataError, match="no rows"):
         validate([])

@@ -23,7 +23,8 @@ from foveal.train.draw import Order
 from foveal.train.loop import Run
 from foveal.train.measure import MALLOC_OPTIONS, keep_freed_memory, measure
 from foveal.train.record import RunFolder
-from foveal.train.setup import check_problems, largest_group, optimizer_of
+from foveal.train.setup import largest_group, optimizer_of
+from foveal.train.usable import check_problems
 from foveal.train.watcher import Silent
 from foveal.types import Group
 from run_cases import lines, world_config, world_table
@@ -173,10 +174,12 @@ def test_prompt_longer_than_the_limit_is_found_before_the_first_step(
 ) -> None:
     run = prepared(world_config(tiny_folder))
     told: list[str] = []
-    longest = check_problems(run.problems, run.policy.processor, limit=999, message=told.append)
+    processor, config = run.policy.processor, run.config
+    longest = check_problems(run.problems, processor, config, config.data, message=told.append).longest
     assert told and f"the longest has {longest} tokens" in told[0]
+    shorter = load(world_table(tiny_folder), overrides=[f"sampling.max_prompt_tokens={longest - 1}"])
     with pytest.raises(FovealError, match=rf"has {longest} tokens.*max_prompt_tokens = {longest - 1};"):
-        check_problems(run.problems, run.policy.processor, limit=longest - 1, message=told.append)
+        check_problems(run.problems, processor, shorter, shorter.data, message=told.append)
 
 
 def test_freed_memory_is_kept_where_the_allocator_can(monkeypatch: pytest.MonkeyPatch) -> None:

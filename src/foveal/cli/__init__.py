@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from foveal import __version__
-from foveal.cli import config, evaluate, quickstart, report, sweep, train, worlds
+from foveal.cli import config, data, evaluate, quickstart, report, sweep, train, worlds
 from foveal.spec import FovealError, plugin_failure
 
-COMMANDS = (quickstart, train, sweep, evaluate, report, worlds, config)
+COMMANDS = (quickstart, train, sweep, evaluate, report, data, worlds, config)
 """One file a command: `add` gives its options, and names what runs it."""
 
 EXIT_MISTAKE = 2
@@ -26,6 +26,7 @@ examples:
   foveal train configs/quickstart_papo.toml --profile  also draw where a step's time goes
   foveal sweep sweep_gamma                           several values and seeds, with intervals
   foveal evaluate --model runs/papo --data world     accuracy, also with another problem's picture
+  foveal data check my_problems.parquet              every row that a run could not use, before it
   foveal worlds show --out sheet.png                 look at the problems
 
 Any field of a config can be overridden as section.key=value; `foveal config` prints all of them.

@@ -66,16 +66,16 @@ def run(
     if out is not None:
         make_folder(out, option="--out")
     console = Console(stderr=True)
-    config = assess.evaluation_config(
-        source,
-        overrides=overrides,
-        model=model,
-        data=data,
-        message=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
-    )
+
+    def message(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    config = assess.evaluation_config(source, overrides=overrides, model=model, data=data, message=message)
     torch.set_num_threads(int(measure(threads=config.threads)["threads"]))
     with Bar(console, "evaluating") as tick:
-        found = assess.assess(config, samples=samples, limit=problems, progress=tick, name=model)
+        found = assess.assess(
+            config, samples=samples, limit=problems, progress=tick, message=message, name=model
+        )
     if out is not None:
         stem = free_stem(out, assess.evaluation_name(model))
         try:

@@ -44,7 +44,8 @@ def question_text(value: object, *, column: str, where: str) -> str:
     if special:
         raise DataError(
             f"{where}: {column} contains the control token {special[0]!r}, which would count as a picture "
-            f"or end the turn; write {IMAGE_MARK} where a picture stands, and no chat template"
+            f"or end the turn; write {IMAGE_MARK} where a picture stands, and no chat template",
+            kind="question",
         )
     return value.strip()
 
@@ -74,7 +75,8 @@ def answer_text(value: object, *, column: str, where: str) -> str:
     if value is None or isinstance(value, str | Sequence) or value != value:
         raise DataError(
             f"{where}: {column} is empty; every row needs an answer to be graded by: "
-            "fill it in or remove the row"
+            "fill it in or remove the row",
+            kind="answer",
         )
     path = f"; name a cell inside it with answer_column = '{column}.NAME'" if isinstance(value, dict) else ""
     raise DataError(

@@ -1,13 +1,30 @@
 """The error of all data readers, and the nearest name to a mistyped one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from foveal.spec import FovealError
 
 
 class DataError(FovealError):
     """Data that cannot be used; the message names the file, the row or the field, and the way out."""
+
+    def __init__(self, message: str, *, kind: str = "row") -> None:
+        """`kind` is one of `foveal.data.bad_rows.KINDS`, by which rows that cannot be used are counted."""
+        super().__init__(message)
+        self.kind = kind
+
+
+@contextmanager
+def of_kind(kind: str) -> Iterator[None]:
+    """Errors from inside are of this kind, unless they say another themselves."""
+    try:
+        yield
+    except DataError as error:
+        if error.kind == "row":
+            error.kind = kind
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from foveal.data.archives import Places
 from foveal.data.columns import id_text
-from foveal.data.errors import DataError
+from foveal.data.errors import DataError, of_kind
 from foveal.data.layouts import Fields, Understanding, read_row, value_at
 from foveal.data.mapping import own_columns, understand_rows
 from foveal.data.marks import Marked, place_marks
@@ -81,6 +81,12 @@ class DataConfig(DataSource):
     """What happens to a larger picture."""
     text_only: bool = False
     """Whether rows without a picture are taken."""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """Rows that cannot be used: name all of them and stop before the run starts, or leave them out, count
+    them and list them in the run folder (bad_rows.jsonl)."""
+    check_pictures: Literal["all", "sample", "headers"] = "all"
+    """Pictures decoded before the first step: all of them, those of 1,000 rows spread evenly, or none. The
+    header of each is read in any case. Pictures that were decoded once are remembered between runs."""
 
     def load(self) -> "FileProblems":
         """The problems; nothing is decoded yet.
@@ -175,6 +181,11 @@ class FileProblems(Sequence[Problem]):
         marked = self._marked(place, fields, self._labels(cells, len(found)))
         return tuple(found[n] for n in marked.order)
 
+    @property
+    def limits(self) -> Limits:
+        """What size of pictures is taken."""
+        return self._limits
+
     def where(self, index: int) -> str:
         """File and row, for messages."""
         return self._rows.where(self._place(index))
@@ -206,7 +217,8 @@ class FileProblems(Sequence[Problem]):
         if not source.columns:
             return self._rows.name(place)
         column = source.columns[0]
-        return id_text(value_at(cells, column), column=column, where=self._rows.where(place))
+        with of_kind("id"):
+            return id_text(value_at(cells, column), column=column, where=self._rows.where(place))
 
     def _count(self, place: int, cells: Mapping[str, Any], fields: Fields) -> int:
         source = self.understood["images"]
@@ -253,7 +265,8 @@ class FileProblems(Sequence[Problem]):
             named = " and ".join(source.columns[:2]) or "the row"
             raise DataError(
                 f"{where}: {named} has no picture; add one, remove the row, or set text_only = true "
-                "to take such rows"
+                "to take such rows",
+                kind="no_picture",
             )
         texts = [*(turn.text for turn in fields.turns), fields.question]
         users = [n for n, turn in enumerate(fields.turns) if turn.role == "user"]

@@ -90,6 +90,8 @@ class Evaluation:
     data: Mapping[str, Any] = field(default_factory=dict)
     """The settings of the data: path, split, limit and so on, as in `[data]` of a config."""
     level: float = field(default=stats.LEVEL)
+    bad_rows: Mapping[str, int] = field(default_factory=dict)
+    """Rows left out because they cannot be used, by kind (see `foveal.data.bad_rows.KINDS`)."""
 
     @cached_property
     def kinds(self) -> list[str]:

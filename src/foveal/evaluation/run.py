@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from foveal.data.problems import FileProblems
+from foveal.data.selection import Selected
 from foveal.evaluation.records import Evaluation, ProblemRecord
 from foveal.keys import Key, generator
 from foveal.spec import FovealError
@@ -126,7 +127,7 @@ def swap_pictures(problem: Problem, donors: Sequence[Problem], *, key: Key) -> P
 
 def _outline(donors: Sequence[Problem], index: int) -> tuple[str, int]:
     """Answer and number of pictures; those of a file are not decoded for it."""
-    if isinstance(donors, FileProblems):
+    if isinstance(donors, FileProblems | Selected):
         donor = donors.text(index)
         return donor.answer, donor.marks
     donor = donors[index]

@@ -8,8 +8,9 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from foveal.spec import FovealError
 
 
-def local_folder(path: str, *, setting: str) -> Path:
-    """A local folder, or the local copy of a hub repository; `setting` is where the path was given.
+def local_folder(path: str, *, setting: str, weights: bool = True) -> Path:
+    """A local folder, or the local copy of a hub repository; `setting` is where the path was given. Without
+    `weights` the hub is asked for the small files alone.
 
     Raises: FovealError, when there is no such model.
     """
@@ -28,9 +29,8 @@ def local_folder(path: str, *, setting: str) -> Path:
             f"'owner/name'; change {setting}"
         )
     try:
-        return Path(
-            snapshot_download(path, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
-        )
+        wanted = ["*.json", "*.txt", "*.jinja", "*.model", *(["*.safetensors"] if weights else [])]
+        return Path(snapshot_download(path, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise FovealError(

@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from foveal.config import RunConfig, load
+from foveal.data.bad_rows import counts
 from foveal.data.world import WorldDataConfig
 from foveal.evaluation.records import Evaluation
 from foveal.evaluation.run import evaluate
@@ -16,7 +18,8 @@ from foveal.rollout.local import LocalEngine
 from foveal.spec import FovealError
 from foveal.tables import add_plugin_folder, read_table
 from foveal.train.record import CONFIG, import_paths
-from foveal.train.setup import check_problems, first_problems, policy_of
+from foveal.train.setup import first_problems, policy_of
+from foveal.train.usable import check_problems
 from foveal.train.validate import BATCH, judge_of
 from foveal.types import Problem
 
@@ -123,6 +126,7 @@ def assess(
     samples: int,
     limit: int,
     progress: Callable[[int, int], None] | None = None,
+    message: Callable[[str], None] = lambda text: None,
     name: str = "",
     method: str = "",
     seed: int | None = None,
@@ -131,13 +135,11 @@ def assess(
     """Greedy (`samples` 0) or avg@k on the first `limit` problems of the configuration's data."""
     policy = policy_of(config)
     problems = first_problems(config.data, limit)
-    check_problems(
-        problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=lambda text: None
-    )
-    return assess_policy(
+    usable = check_problems(problems, policy.processor, config, config.data, message=message)
+    found = assess_policy(
         policy,
         config,
-        problems,
+        usable.problems,
         samples=samples,
         progress=progress,
         name=name,
@@ -145,6 +147,7 @@ def assess(
         seed=seed,
         other_picture=other_picture,
     )
+    return replace(found, bad_rows=counts(usable.choice.bad))
 
 
 def assess_policy(

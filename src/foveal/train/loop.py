@@ -40,17 +40,11 @@ from foveal.train.profile import Profiler, require_steps
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
 from foveal.train.sampling import gather_groups
 from foveal.train.settings import StepSettings
-from foveal.train.setup import (
-    check_problems,
-    largest_group,
-    open_problems,
-    optimizer_of,
-    reference_policy,
-    trained_policy,
-)
+from foveal.train.setup import largest_group, open_problems, optimizer_of, reference_policy, trained_policy
 from foveal.train.state import State
 from foveal.train.step import StepResult, train_step
 from foveal.train.stop import Interrupted, require_progress, stop_signals
+from foveal.train.usable import TRAIN, VALIDATION, check_problems, read_choices, write_choices
 from foveal.train.validate import Validator
 from foveal.train.watcher import Silent, Watcher
 from foveal.types import Completion, Group, Objective, Problem
@@ -91,7 +85,7 @@ def resume(
                 f"{out} is finished, nothing is left to do; its {config.steps} steps are all there"
             )
             return summary
-        run = Run.prepare(config, watcher=watcher, measured=folder.measured())
+        run = Run.prepare(config, watcher=watcher, folder=folder)
         run.profile = profile
         with closing(run):
             return run.train(folder)
@@ -120,12 +114,11 @@ class Run:
         self.optimizer = optimizer_of(config, policy)
         self.step_settings = StepSettings.of(config)
         self.state = State()
-        self.pictures = Pictures.of(config, self.problems, policy)
         self.relatedness = relatedness(config.data)
 
     @classmethod
-    def prepare(cls, config: RunConfig, *, watcher: Watcher, measured: dict[str, Any] | None = None) -> "Run":
-        """Load everything and check the data, before anything is written."""
+    def prepare(cls, config: RunConfig, *, watcher: Watcher, folder: RunFolder | None = None) -> "Run":
+        """Load everything and check the data, before anything is written. `folder`: of a run that goes on."""
         keep_freed_memory()
         with ExitStack() as stack:
             grader = stack.enter_context(
@@ -133,16 +126,18 @@ class Run:
             )
             grader.start()  # while the model loads
             run = cls(config, trained_policy(config), reference_policy(config), grader, watcher)
-            run._check(measured)
+            run._check(folder)
             stack.pop_all()
         return run
 
-    def _check(self, measured: dict[str, Any] | None) -> None:
-        """Check the data; choose what is chosen by measurement."""
+    def _check(self, folder: RunFolder | None) -> None:
+        """Check the data; choose what is chosen by measurement. A run that goes on keeps its choices."""
         config, policy, message = self.config, self.policy, self.watcher.message
-        longest = check_problems(
-            self.problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=message
-        )
+        measured, kept = (folder.measured(), read_choices(folder.path)) if folder is not None else (None, {})
+        before, data = kept.get(TRAIN), config.data
+        usable = check_problems(self.problems, policy.processor, config, data, message=message, kept=before)
+        longest, self.problems = usable.longest, usable.problems
+        self.pictures = Pictures.of(config, self.problems, policy)
         message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=self.problems)
         if measured is None:
@@ -150,7 +145,10 @@ class Run:
         self.measured = choose(
             config, policy, self.reference, self.engine, longest=longest, recorded=measured, message=message
         )
-        self.validator = Validator.of(config, policy, self.engine, self.grader, message=message)
+        before = kept.get(VALIDATION)
+        self.validator = Validator.of(config, policy, self.engine, self.grader, message=message, kept=before)
+        chosen = None if self.validator is None else self.validator.choice
+        self.choices = {TRAIN: usable.choice, VALIDATION: chosen}
 
     def close(self) -> None:
         """End the workers."""
@@ -210,6 +208,7 @@ class Run:
         folder.rewind(self.state.step or -1)
         if folder.measured() != self.measured:
             write_json(folder.path / MEASURED, self.measured)
+        write_choices(folder.path, self.choices)
         folder.event("resumed" if began else "started", {"step": self.state.step})
 
     def _one_step(self, folder: RunFolder) -> None:

@@ -1,6 +1,6 @@
-"""What a run needs before its first step: the model, the data, and checks that name the guilty row."""
+"""What a run needs before its first step: the model, the optimizer, the data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,11 @@ from typing import Any
 import torch
 
 from foveal.config import SHIPPED_MODELS, RunConfig
-from foveal.data.checks import validate
-from foveal.data.problems import DataSource, FileProblems, first
+from foveal.data.problems import DataSource, first
 from foveal.data.world import Kept, WorldDataConfig
 from foveal.policy.model import Policy, load_policy
-from foveal.policy.processing import Processor
 from foveal.spec import FovealError
 from foveal.types import Problem
-
-CHECKED_PROBLEMS = 64
-"""Problems whose prompt is measured where pictures must be made to know their size (worlds); all of a file's
-are."""
-
 
 DONORS = 1024
 """Problems of a world whose pictures may stand in for another's: their pictures, some 60 MB at most, are
@@ -128,34 +121,6 @@ def first_problems(config: DataSource, count: int) -> Sequence[Problem]:
     return Kept(problems, DONORS) if isinstance(config, WorldDataConfig) else problems
 
 
-def check_problems(
-    problems: Sequence[Problem], processor: Processor, *, limit: int, message: Callable[[str], None]
-) -> int:
-    """Check what would stop a run later: rows, pictures' headers, prompt lengths; returns the longest.
-
-    Raises: FovealError, naming the row and what is wrong with it, or the problem whose prompt exceeds
-    `limit`.
-    """
-    count = len(problems) if isinstance(problems, FileProblems) else min(len(problems), CHECKED_PROBLEMS)
-    if isinstance(problems, FileProblems):
-        validate(problems)
-    longest, worst = 0, ""
-    for index in range(count):
-        problem, sizes = _measured(problems, index)
-        length = processor.prompt_length(problem, sizes)
-        if length > longest:
-            longest, worst = length, problem.id
-        if length > limit:
-            shown = ", ".join(f"{width} x {height}" for width, height in sizes) or "none"
-            raise FovealError(
-                f"problem {problem.id!r}: its prompt has {length} tokens, visual ones counted (pictures: "
-                f"{shown} pixels), more than sampling.max_prompt_tokens = {limit}; raise it, use smaller "
-                f"pictures, or drop the row"
-            )
-    message(f"{count} prompts checked; the longest has {longest} tokens ({worst})")
-    return longest
-
-
 def largest_group(longest: int, config: RunConfig) -> str:
     """What bounds the memory of an update: the tokens of a group of the longest prompt, held against a row's.
 
@@ -171,12 +136,3 @@ def largest_group(longest: int, config: RunConfig) -> str:
         )
     rows = -(-group // ((limit - longest) // most))
     return f"{told}: {rows} rows of the update" if rows > 1 else f"{told}, which fit one row of the update"
-
-
-def _measured(problems: Sequence[Problem], index: int) -> tuple[Problem, list[tuple[int, int]]]:
-    """A problem's text and its pictures' sizes, without decoding pictures of a file."""
-    if isinstance(problems, FileProblems):
-        sizes = list(problems.sizes(index))
-        return problems.text(index, pictures=len(sizes)), sizes
-    problem = problems[index]
-    return problem, [image.size for image in problem.images]

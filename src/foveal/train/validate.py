@@ -1,18 +1,22 @@
 """Validation between steps: any data, any number of samples, the same sampler."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from foveal.config import RunConfig
+from foveal.data.bad_rows import counts
 from foveal.data.problems import DataSource, first
+from foveal.data.selection import Choice
 from foveal.data.world import WorldDataConfig
 from foveal.diagnosis.gate import gate
 from foveal.evaluation.run import Judge, OtherPicture, evaluate
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
-from foveal.train.setup import DONORS, check_problems, first_problems
+from foveal.train.setup import DONORS, first_problems
+from foveal.train.usable import Usable, check_problems
 from foveal.types import Problem
 
 BATCH = 128
@@ -27,12 +31,12 @@ class Validator:
         config: RunConfig,
         engine: LocalEngine,
         grader: Grader,
-        problems: Sequence[Problem],
+        usable: Usable,
         *,
         samples: int,
     ) -> None:
         self.config, self.engine, self.grader = config, engine, grader
-        self.problems, self.samples = problems, samples
+        self.problems, self.choice, self.samples = usable.problems, usable.choice, samples
 
     @property
     def answers(self) -> int:
@@ -48,13 +52,15 @@ class Validator:
         grader: Grader,
         *,
         message: Callable[[str], None],
+        kept: Choice | None = None,
     ) -> "Validator | None":
-        """The validator of a configuration, if it has one; its prompts are checked."""
+        """The validator of a configuration, if it has one; its rows are checked."""
         if config.validation is None:
             return None
-        problems = first_problems(config.validation.data, config.validation.problems)
-        check_problems(problems, policy.processor, limit=config.sampling.max_prompt_tokens, message=message)
-        return cls(config, engine, grader, problems, samples=config.validation.samples)
+        source = config.validation.data
+        problems = first_problems(source, config.validation.problems)
+        usable = check_problems(problems, policy.processor, config, source, message=message, kept=kept)
+        return cls(config, engine, grader, usable, samples=config.validation.samples)
 
     def run(self, step: int, folder: Path) -> Mapping[str, Any]:
         """Metrics of one validation; the records go to validation/step-N.
@@ -84,6 +90,7 @@ class Validator:
             model=str(folder),
             data=config.data.model_dump(mode="json", exclude_none=True),
         )
+        found = replace(found, bad_rows=counts(self.choice.bad))
         found.save(folder / "validation" / f"step-{step:06d}")
         if config.gate and step == 0:
             gate(found)
