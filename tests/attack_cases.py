@@ -45,7 +45,8 @@ class Marks:
             f"__import__('socket').create_connection(('127.0.0.1',{self.port}))",
             f"open('{self.file}','w')",
             f"__import__('subprocess').Popen(['touch','{self.file}'])",
-            f"[c for c in ().__class__.__base__.__subclasses__() if c.__name__=='Popen'][0](['touch','{self.file}'])",
+            "[c for c in ().__class__.__base__.__subclasses__() if c.__name__=='Popen']"
+            f"[0](['touch','{self.file}'])",
             f"exec(\"import os;os.system('touch {self.file}')\")",
             f"getattr(__import__('builtins'),'ev'+'al')('open(\"{self.file}\",\"w\")')",
         )
@@ -105,14 +106,19 @@ def summed(command: str, name: str) -> str:
 
 CALLS = ("re", "im", "ln", "frac", "sqrt", "csc", "fu", "ff", "id", "all", "Symbol", "sympify", "S", "Lambda")
 OUTER = (
-    "{0}", "${0}$", "$${0}$$", "\\({0}\\)", "1+{0}", "x={0}", "({0},1)", "\\{{1,{0}\\}}", "[{0},2)", "\\text{{{0}}}",
-    "\\mathrm{{{0}}}", "\\mathbf{{{0}}}", "\\operatorname{{{0}}}(x)", "\\variable{{{0}}}", "x_{{{0}}}", "x^{{{0}}}",
-    "\\frac{{{0}}}{{2}}", "\\sqrt{{{0}}}", "\\begin{{pmatrix}}{0}&1\\\\2&3\\end{{pmatrix}}", "\\gcd({0},2)",
-    "\\det {0}", "\\lim_{{x\\to {0}}} x", "\\int_0^{{{0}}} x dx", "{0} cm^2", "{0}%", "{0} million", "A. {0}", "({0})",
-    "3or({0})", "lambda: {0}", "f'{{{0}}}'", "0.5[{0}]", "{0}!", "1 if {0} else 2", "2 \\times 10^{{{0}}}",
-    "{{{{ {0} }}}}", "${{{0}}}", "`{0}`", "$({0})", "%({0})s", "\\input{{{0}}}", "\\write18{{{0}}}", "{0}°", "√{0}",
-    "1:{0}", "{0}|x", "(x:={0})", "print({0})", "\\overline{{{0}}}", "|{0}|", "x==({0})", "\\boxed{{{0}}}",
+    "{0}", "${0}$", "$${0}$$", "\\({0}\\)", "1+{0}", "x={0}", "({0},1)", "\\{{1,{0}\\}}", "[{0},2)",
+    "\\text{{{0}}}", "\\mathrm{{{0}}}", "\\mathbf{{{0}}}", "\\operatorname{{{0}}}(x)",
+    "\\variable{{{0}}}", "x_{{{0}}}", "x^{{{0}}}", "\\frac{{{0}}}{{2}}", "\\sqrt{{{0}}}",
+    "\\begin{{pmatrix}}{0}&1\\\\2&3\\end{{pmatrix}}", "\\gcd({0},2)", "\\det {0}",
+    "\\lim_{{x\\to {0}}} x", "\\int_0^{{{0}}} x dx", "{0} cm^2", "{0}%", "{0} million", "A. {0}",
+    "({0})", "3or({0})", "lambda: {0}", "f'{{{0}}}'", "0.5[{0}]", "{0}!", "1 if {0} else 2",
+    "2 \\times 10^{{{0}}}", "{{{{ {0} }}}}", "${{{0}}}", "`{0}`", "$({0})", "%({0})s", "\\input{{{0}}}",
+    "\\write18{{{0}}}", "{0}°", "√{0}", "1:{0}", "{0}|x", "(x:={0})", "print({0})", "\\overline{{{0}}}",
+    "|{0}|", "x==({0})", "\\boxed{{{0}}}",
 )  # fmt: skip
+
+
+GOLDS = ("1/2", "5x", "x+1", "3.25", "B", "(1,2)", "\\frac{1}{3}", "12 cm", "2024-01-02", "yes")
 
 
 def generated(seed: int, count: int, marks: Marks) -> Iterator[Attack]:
@@ -165,20 +171,22 @@ def spelled(code: str, draw: random.Random) -> str:
         return summed(draw.choice(("text", "mathrm", "mathit", "textbf", "mbox")), code)
     if style == 3:
         return "+".join(f"chr({ord(c)})" for c in code[:40])
-    quote = draw.choice(("'", '"', "'''", "r'", "f'"))
-    return f"{draw.choice(CALLS)}({quote}{draw.choice(escapes)(code)}{quote[-1] * (3 if len(quote) == 3 else 1)})"
+    opening, closing = draw.choice((("'", "'"), ('"', '"'), ("'''", "'''"), ("r'", "'"), ("f'", "'")))
+    return f"{draw.choice(CALLS)}({opening}{draw.choice(escapes)(code)}{closing})"
 
 
 PLAIN = (
-    ("12", "12.0"), ("1/2", "0.5"), ("x+1", "1+x"), ("0.5x", "\\frac{x}{2}"), ("2\\sqrt{3}", "\\sqrt{12}"),
-    ("2\\sqrt{3}", "3.4641"), ("50\\%", "0.5"), ("1,234", "1234"), ("(0.5,1)", "(\\frac12,1)"), ("x=0.5", "2x=1"),
-    ("9\\pi", "28.27"), ("\\{1,2\\}", "\\{2,1\\}"), ("[0,1)\\cup(2,3)", "[0,1)"), ("x>0.5", "0.5<x"),
-    ("5!", "120"), ("\\log_2 8", "3"), ("3+2i", "2i+3"), ("0.1x+0.2x", "0.3x"), ("\\sin^2 x+\\cos^2 x", "1"),
-    ("\\begin{pmatrix}1&0.5\\\\2&3\\end{pmatrix}", "\\begin{pmatrix}1&1/2\\\\2&3\\end{pmatrix}"), ("B", "(B) 12"),
-    ("1.5e-3", "0.0015"), ("7 3/4", "31/4"), ("30^\\circ", "30"), ("n!", "n(n-1)!"), ("sqrt(2)x", "x*sqrt(2)"),
-    ("ln(2)", "\\ln 2"), ("1.4142135623731", "\\sqrt2"), ("x^2+2x+1", "(x+1)^2"), ("x^5-x=1", "x^5=x+1"),
-    ("1<x<2", "(1,2)"), ("2:3", "4:6"), ("5 cm", "50 mm"), ("2024-01-02", "January 2, 2024"), ("\\binom52", "10"),
-    ("\\max(1,2)", "2"), ("|x|", "\\left|x\\right|"), ("3\\times10^8", "300000000"), ("\\infty", "∞"),
+    ("12", "12.0"), ("1/2", "0.5"), ("x+1", "1+x"), ("0.5x", "\\frac{x}{2}"),
+    ("2\\sqrt{3}", "\\sqrt{12}"), ("2\\sqrt{3}", "3.4641"), ("50\\%", "0.5"), ("1,234", "1234"),
+    ("(0.5,1)", "(\\frac12,1)"), ("x=0.5", "2x=1"), ("9\\pi", "28.27"), ("\\{1,2\\}", "\\{2,1\\}"),
+    ("[0,1)\\cup(2,3)", "[0,1)"), ("x>0.5", "0.5<x"), ("5!", "120"), ("\\log_2 8", "3"),
+    ("3+2i", "2i+3"), ("0.1x+0.2x", "0.3x"), ("\\sin^2 x+\\cos^2 x", "1"),
+    ("\\begin{pmatrix}1&0.5\\\\2&3\\end{pmatrix}", "\\begin{pmatrix}1&1/2\\\\2&3\\end{pmatrix}"),
+    ("B", "(B) 12"), ("1.5e-3", "0.0015"), ("7 3/4", "31/4"), ("30^\\circ", "30"), ("n!", "n(n-1)!"),
+    ("sqrt(2)x", "x*sqrt(2)"), ("ln(2)", "\\ln 2"), ("1.4142135623731", "\\sqrt2"),
+    ("x^2+2x+1", "(x+1)^2"), ("x^5-x=1", "x^5=x+1"), ("1<x<2", "(1,2)"), ("2:3", "4:6"),
+    ("5 cm", "50 mm"), ("2024-01-02", "January 2, 2024"), ("\\binom52", "10"), ("\\max(1,2)", "2"),
+    ("|x|", "\\left|x\\right|"), ("3\\times10^8", "300000000"), ("\\infty", "∞"),
     ("x^{2.5}", "x^2\\sqrt{x}"), ("0.333333", "1/3"), ("12.5\\%", "1/8"), ("y=\\frac12x+3", "y=0.5x+3"),
 )  # fmt: skip
 """Answers as people write them, of each kind that takes a path of its own."""
@@ -187,9 +195,10 @@ PLAIN = (
 # What follows runs in a process of its own.
 
 WATCHED = (
-    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.putenv", "os.remove",
-    "os.rename", "os.kill", "pty.spawn", "subprocess.Popen", "socket.connect", "socket.bind", "socket.getaddrinfo",
-    "ctypes.dlopen", "shutil.rmtree", "pickle.find_class", "marshal.loads",
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.putenv",
+    "os.remove", "os.rename", "os.kill", "pty.spawn", "subprocess.Popen", "socket.connect",
+    "socket.bind", "socket.getaddrinfo", "ctypes.dlopen", "shutil.rmtree", "pickle.find_class",
+    "marshal.loads",
 )  # fmt: skip
 
 
@@ -198,7 +207,7 @@ class TooSlow(BaseException):
 
 
 class Recorder:
-    """Remembers what the interpreter does while it is on, imports apart."""
+    """Remembers what the interpreter does while it is on."""
 
     def __init__(self) -> None:
         self.on, self.seen, self.evaluated = False, list[str](), list[str]()
@@ -208,14 +217,14 @@ class Recorder:
             return
         if event in WATCHED or event in ("exec", "compile") or (event == "open" and writes(arguments)):
             self.on = False
-            if not importing(sys._getframe()):
+            if not excused(sys._getframe()):
                 what = arguments[0].co_filename if isinstance(arguments[0], CodeType) else arguments[:2]
                 self.seen.append(f"{event} {what!r}"[:200])
             self.on = True
 
     def wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*arguments: Any, **settings: Any) -> Any:
-            if self.on:
+            if self.on and not excused(sys._getframe()):
                 self.evaluated.append(f"{name} {arguments[:1]!r}"[:200])
             return function(*arguments, **settings)
 
@@ -227,9 +236,12 @@ def writes(arguments: tuple[Any, ...]) -> bool:
     return bool(set(mode or "") & set("wax+")) or bool((flags or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
 
 
-def importing(frame: FrameType | None) -> bool:
+def excused(frame: FrameType | None) -> bool:
+    """Whether a module is being imported, or sympy writes the arithmetic of monomials of so many variables
+    from a template that holds nothing of an answer."""
     while frame is not None:
-        if frame.f_code.co_filename.startswith("<frozen importlib"):
+        file = frame.f_code.co_filename
+        if file.startswith("<frozen importlib") or file.endswith("sympy/polys/monomials.py"):
             return True
         frame = frame.f_back
     return False
