@@ -83,3 +83,8 @@ def test_one_place_opens_pictures() -> None:
         if "Image.open" in path.read_text()
     }
     assert found == {"data/pictures.py"}
+
+
+def test_the_security_page_names_the_list() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "security.md").read_text()
+    assert f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}" in " ".join(page.split())
