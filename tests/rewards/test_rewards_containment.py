@@ -5,7 +5,9 @@ import os
 import pickle
 import resource
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -236,3 +238,29 @@ def test_a_worker_that_cannot_start_says_what_to_look_at(monkeypatch: pytest.Mon
     pool = Pool(workers=1, cpu_limit_s=1.0, wall_limit_s=5.0)
     with pytest.raises(GradingError, match="could not start.*can import foveal"):
         pool.run([Task(target="foveal.rewards.equality:equal", arguments=("x", "y"))])
+
+
+def test_the_scratch_folder_goes_when_the_run_is_killed() -> None:
+    code = (
+        "import time; from foveal.rewards.pool import Pool\n"
+        "pool = Pool(workers=1, cpu_limit_s=9.0, wall_limit_s=9.0); pool.start(); pool.wait()\n"
+        "print(pool._idle[0]._scratch.name, flush=True); time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    scratch = Path(process.stdout.readline().strip())
+    assert scratch.is_dir() and scratch.name.startswith("foveal-grading-")
+    process.kill()
+    process.communicate()
+    end = time.monotonic() + 30.0
+    while scratch.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not scratch.exists()
+
+
+def test_the_command_says_how_a_worker_is_contained_here() -> None:
+    line = [sys.executable, "-m", "foveal.rewards.containment"]
+    said = subprocess.run(line, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [text.split(": ")[0] for text in said] == ["network", "privileges", "processes"]
+    assert said[0] == "network: none" or said[0].startswith("network: open: ")
+    assert said[2] == "processes: refused"
