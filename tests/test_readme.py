@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/perturbations.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/perturbations.md", "docs/security.md")
 METHODS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "methods").glob("*.md"))
 LINKED = (*PAGES, "docs/papers.md", *METHODS)
 

@@ -168,7 +168,7 @@ def test_a_config_that_is_no_json_is_refused(folder: Path, tmp_path: Path) -> No
     with pytest.raises(FovealError, match="saliency model .* cannot be read"):
         saliency_model(source(part))
     (part / "config.json").write_text(json.dumps({"model_type": "nothing_known"}))
-    with pytest.raises(FovealError, match="saliency model .* cannot be read"):
+    with pytest.raises(FovealError, match="is of type 'nothing_known'; expected a DINOv2 model"):
         saliency_model(source(part))
 
 

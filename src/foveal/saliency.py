@@ -22,13 +22,13 @@ from jaxtyping import Float
 from PIL import Image as Images
 from PIL.Image import Image
 from safetensors import SafetensorError
-from transformers import AutoConfig
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
+from transformers.models.dinov2.configuration_dinov2 import Dinov2Config
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.utils.logging import disable_progress_bar
 
 from foveal.perturbations.pictures import to_rgb
-from foveal.policy.folder import local_folder
+from foveal.policy.folder import config_table, local_folder
 from foveal.spec import FovealError
 from foveal.types import SaliencySource
 
@@ -113,15 +113,19 @@ def _load(folder: Path, source: SaliencySource) -> Any:
     # A run has a progress bar of its own; those of loading weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(folder)
+        kind = config_table(folder, where=source.model).get("model_type")
+    except FovealError as error:
+        raise FovealError(
+            f"the saliency model {source.model!r} cannot be read: {error}; {_EXPECTED}"
+        ) from error
+    if kind != "dinov2":
+        raise FovealError(f"the saliency model {source.model!r} is of type {kind!r}; {_EXPECTED}")
+    try:
+        config = Dinov2Config.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise FovealError(
             f"the saliency model {source.model!r} cannot be read: {error}; {_EXPECTED}"
         ) from error
-    if config.model_type != "dinov2":
-        raise FovealError(
-            f"the saliency model {source.model!r} is of type {config.model_type!r}; {_EXPECTED}"
-        )
     depth = config.num_hidden_layers
     if max(source.layers) > depth:
         raise FovealError(
@@ -130,7 +134,11 @@ def _load(folder: Path, source: SaliencySource) -> Any:
         )
     try:
         found: Any = Dinov2Model.from_pretrained(
-            folder, attn_implementation="eager", output_loading_info=True
+            folder,
+            attn_implementation="eager",
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise FovealError(
@@ -159,6 +167,6 @@ def _image_processor(folder: Path) -> Any:
     The PIL class, since the other one needs a torchvision that fits torch.
     """
     try:
-        return BitImageProcessorPil.from_pretrained(folder)
+        return BitImageProcessorPil.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError):
         return BitImageProcessorPil(image_mean=list(IMAGENET_MEAN), image_std=list(IMAGENET_STD))

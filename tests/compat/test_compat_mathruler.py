@@ -27,6 +27,7 @@ from foveal.compat.mathruler import (
     grade_quickly,
 )
 from foveal.compat.mathruler_forms import math_form, prm_form
+from foveal.compat.mathruler_reader import is_zero
 from foveal.rewards.layout import without_tag_spaces
 from foveal.spec import ConfigError
 
@@ -91,3 +92,46 @@ def test_without_pylatexenc_latex_is_an_error_that_says_what_to_install(
     assert grade_answer("12 cm", "12")
     with pytest.raises(ConfigError, match=r"pip install 'foveal\[compat\]'"):
         grade_answer("\\pi", "3")
+
+
+@pytest.mark.parametrize(
+    ("truth", "answer"),
+    [
+        ("x==1", "x==2"),  # Python subtracts False from False
+        ("x!=1", "x!=2"),
+        ("1|2", "3+0x"),
+        ("5<<1", "10x/x"),
+        ("0.2[1]x", "19x/90"),
+        ("ff(x,2)", "x(x-1)"),
+        ("1_0x", "10x"),
+        ("1e400x", "1e400x+0"),
+        ("2**4000x", "2**4000x+0"),
+        ("(x+y)**200", "(y+x)**200"),
+        ("1+" * 300 + "x", "300+x"),
+        ("(" * 50 + "x" + ")" * 50, "0+x"),
+    ],
+)
+def test_what_is_no_formula_or_too_large_is_wrong_where_mathruler_says_right(truth: str, answer: str) -> None:
+    """The table of docs/security.md."""
+    assert not grade_answer(answer, truth)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "x+9**9**9**9", "9**9**9**9", "2**2**2**2**2**2", "99!!x", "((9!)!)!", "((99**99)**99)**99",
+        "x+1e9999999",
+        "9" * 4000 + "x", "sqrt(" * 200 + "2" + ")" * 200, "(" * 100_000, "-" * 100_000 + "x", "x!" * 1000,
+        "pi**pi**pi**pi", "(x+1)**9999", "2**(0-9**99)",
+    ],
+)  # fmt: skip
+def test_towers_of_powers_cost_neither_time_nor_memory(answer: str) -> None:
+    start = time.process_time()
+    assert not grade_answer(answer, "x+1")
+    assert time.process_time() - start < 2.0
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(alphabet="0123xy+-*/^().!,_[]'\\\"j\n√²", max_size=14))
+def test_any_text_is_a_verdict(text: str) -> None:
+    assert is_zero(f"({text})-(x)".replace("^", "**")) in (True, False)

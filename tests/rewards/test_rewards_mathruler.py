@@ -12,6 +12,9 @@ from foveal.rewards.tasks import Task
 from foveal.spec import ConfigError, build_component
 from foveal.types import Completion, Problem
 
+SLOW = "(x+y+1)**60*(x-y+2)**50"
+"""A product that sympy expands for more than 20 seconds."""
+
 
 def problem(answer: str) -> Problem:
     return Problem(id="p", question="q", images=(), answer=answer)

@@ -35,6 +35,7 @@ MAX_EXPONENT = 300
 
 _TOKEN = re.compile(
     r"(?P<gap>[ \t\f]+)|(?P<newline>\r?\n)"
+    r"|(?P<imaginary>(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?[jJ])"
     r"|(?P<decimal>(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)"
     r"|(?P<based>0[xX][0-9a-fA-F]+|0[bB][01]+|0[oO][0-7]+)"
     r"|(?P<whole>0+|[1-9][0-9]*)"
@@ -130,6 +131,8 @@ def _tokens(formula: str) -> list[_Token]:
         elif kind == "name":
             after = matches[index + 1][0] if index + 1 < len(matches) else ""
             new = _named(text, keep_together=after == "!")
+        elif kind == "imaginary":
+            new = _imaginary(text[:-1])
         else:
             new = [("value", _number(text, kind=str(kind)))]
         starts = new[0][0] != "op" or new[0][1] == "("
@@ -169,6 +172,14 @@ def _is_greek(text: str) -> bool:
         return bool(unicodedata.lookup(f"GREEK SMALL LETTER {text}"))
     except KeyError:
         return False
+
+
+def _imaginary(digits: str) -> list[_Token]:
+    """Python's `2j`, which sympy reads as `2*I`."""
+    from sympy import I
+
+    kind = "whole" if digits.isdigit() else "decimal"
+    return [("value", _number(digits, kind=kind)), ("op", "*"), ("value", I)]
 
 
 def _number(text: str, *, kind: str) -> Any:

@@ -140,7 +140,11 @@ def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimi
         # Weights are stored under the names of the hub, which transformers alone turns into those of its
         # modules.
         stored, loading = type(model).from_pretrained(
-            file, dtype=next(model.parameters()).dtype, output_loading_info=True
+            file,
+            dtype=next(model.parameters()).dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            local_files_only=True,
         )
     except UNREADABLE as error:
         raise damaged(path, file, error) from error

@@ -15,7 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 from foveal.policy import forward as packing
 from foveal.policy.attention import AttentionPath, PackedLayout
 from foveal.policy.families import Family, family_of
-from foveal.policy.folder import local_folder
+from foveal.policy.families.base import require_family
+from foveal.policy.folder import config_table, local_folder
 from foveal.policy.head import log_distributions, token_stats
 from foveal.policy.head_paths import HeadChoice, head_choice, require_head_name
 from foveal.policy.held import Held, HeldPart, HeldRow
@@ -306,13 +307,20 @@ def load_policy(
     # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        config = AutoConfig.from_pretrained(folder)
+        table = config_table(folder, where=path)
+        require_family(table.get("model_type"), pictures=table.get("vision_config") is not None, where=path)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise FovealError(f"the model folder {path} cannot be read: {error}") from error
     family = family_of(config, where=path)
     try:
         found: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True
+            folder,
+            dtype=dtype,
+            output_loading_info=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise FovealError(f"the weights in {path} cannot be loaded: {error}") from error

@@ -63,8 +63,10 @@ class Processor:
         self.folder = folder
         self.family = family
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-            self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(folder)
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=False, local_files_only=True
+            )
+            self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise FovealError(
                 f"the tokenizer or the picture settings of {folder} cannot be read: {error}; expected "

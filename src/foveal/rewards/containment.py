@@ -22,8 +22,11 @@ FILE_LIMIT = 64 << 20
 OPEN_FILES = 256
 """Files that a worker may have open at once."""
 
-_KEPT = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TZ", "PYTHONPYCACHEPREFIX")
-"""Environment variables without which an interpreter may not start or would read text otherwise."""
+_KEPT = tuple(
+    "LANG LC_ALL LC_CTYPE LD_LIBRARY_PATH DYLD_LIBRARY_PATH TZ PYTHONHOME PYTHONPYCACHEPREFIX "
+    "PYTHONUSERBASE".split()
+)
+"""Variables without which an interpreter may not start, miss packages, or read text otherwise."""
 _NEW_USER, _NEW_NETWORK, _NO_NEW_PRIVILEGES = 0x10000000, 0x40000000, 38
 _REFUSED_EVENTS = frozenset(
     "ctypes.dlopen ctypes.dlsym os.exec os.fork os.forkpty os.kill os.killpg os.posix_spawn os.spawn "
@@ -163,3 +166,14 @@ def _keep_privileges_low() -> str:
     except (OSError, AttributeError):
         failed = True
     return "as started: the system has no way to fix them" if failed else "fixed"
+
+
+def main() -> None:
+    """Print how a grading worker of the library's rules would be contained on this machine."""
+    needs = Needs()
+    for what, how in lock(contain(needs), needs).as_dict().items():
+        print(f"{what}: {how}")
+
+
+if __name__ == "__main__":
+    main()

@@ -69,6 +69,4 @@ def decode(reply: bytes) -> Outcome | str | dict[str, str]:
 
 
 def _is_number(value: object) -> bool:
-    return (
-        value is None or isinstance(value, bool | int) or (isinstance(value, float) and not math.isnan(value))
-    )
+    return value is None or isinstance(value, bool | int | float)

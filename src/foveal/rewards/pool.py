@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import signal
+import site
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,11 @@ START_LIMIT_S = 300
 
 _UNSENDABLE = (pickle.PicklingError, TypeError, AttributeError)
 _LIMIT_SIGNALS = (-signal.SIGPROF, -signal.SIGALRM)
+
+
+def _user_packages() -> dict[str, str]:
+    """Where packages of the account lie, which an interpreter otherwise looks for in the home folder."""
+    return {"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE else {}
 
 
 class GradingError(FovealError):
@@ -65,12 +71,12 @@ class _Worker:
         )
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-s", "-P", "-c", _START, settings],
+                [sys.executable, "-P", "-c", _START, settings],
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # a reward that prints does not mix with the program's own output
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env=environment_for(needs, self._scratch.name, os.environ),
+                env=environment_for(needs, self._scratch.name, {**os.environ, **_user_packages()}),
             )
             self.send(first)
 

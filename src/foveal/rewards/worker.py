@@ -48,7 +48,15 @@ def main(
             )
             connection.send_bytes(reply)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+        _leave(scratch)
+
+
+def _leave(scratch: str) -> None:
+    """Take the scratch folder away, also when the parent was killed and cannot."""
+    import shutil
+
+    os.chdir("/")
+    shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _load_first(message: bytes, loaded: dict[str, Callable[..., Any]]) -> None:

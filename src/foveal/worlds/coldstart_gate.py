@@ -189,6 +189,6 @@ def gate(
 
 def open_folder(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
     """Model and tokenizer of a folder, as transformers opens them."""
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=False)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return model.eval(), tokenizer

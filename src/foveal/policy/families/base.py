@@ -89,16 +89,24 @@ def family_of(config: Any, *, where: str) -> Family:  # noqa: ANN401
     Raises: FovealError for a model without pictures, or of a family without an adapter.
     """
     kind = getattr(config, "model_type", "?")
-    if getattr(config, "vision_config", None) is None:
+    require_family(kind, pictures=getattr(config, "vision_config", None) is not None, where=where)
+    module, _, name = FAMILIES[kind].partition(":")
+    family: Family = getattr(importlib.import_module(module), name)(config)
+    return family
+
+
+def require_family(kind: object, *, pictures: bool, where: str) -> None:
+    """`kind` is the model_type of a config.json; `pictures`: it has a vision_config.
+
+    Raises: FovealError as `family_of`, before transformers looks at the folder.
+    """
+    if not pictures:
         raise FovealError(
             f"the model in {where} has no pictures: its model_type is {kind!r} and it has no vision_config; "
             f"expected a vision-language model of {', '.join(FAMILIES)}; change --model or [model] path"
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise FovealError(
             f"the model in {where} has model_type {kind!r}; expected one of {', '.join(FAMILIES)} "
             f"(an adapter is one file in foveal/policy/families); change --model or [model] path"
         )
-    module, _, name = FAMILIES[kind].partition(":")
-    family: Family = getattr(importlib.import_module(module), name)(config)
-    return family
