@@ -1,8 +1,11 @@
 """The rules behind the layouts: turns, options, indices, marks, ids, places of pictures, rows in memory."""
 
+import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,9 @@ def refused(rows: Sequence[Mapping[str, Any]], **fields: Any) -> str:
         ("A、红色；B、蓝色", "AB", ("红色", "蓝色")),
         ("(A) x = 1\n(B) see B. Russell", "AB", ("x = 1", "see B. Russell")),
         ({"A": "x", "B": "y", "C": None}, "AB", ("x", "y")),
-        ({"text": ["x", "y"], "label": ["1", "2"]}, "12", ("x", "y")),
+        ({"text": ["x", "y"], "label": ["1", "2"]}, "AB", ("x", "y")),
+        ({"a": "x", "b": "y"}, "AB", ("x", "y")),
+        ({"B": "x", "D": "y"}, "BD", ("x", "y")),
         ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "AB", ("x", "y")),
     ],
 )
@@ -90,10 +95,25 @@ def test_options_that_are_their_own_letters_stand_in_the_picture() -> None:
     assert one(row).question == "<image>Which piece?"
 
 
-def test_labels_other_than_letters_are_kept() -> None:
-    row = {"question": "?!", "choices": {"1": "x", "2": "y"}, "image": PICTURE, "answer": "2"}
-    assert one(row, answer_kind="text").meta["choices"] == {"1": "x", "2": "y"}
-    assert one(row, answer_kind="text").question == "<image>?!\n1. x\n2. y"
+def test_the_model_sees_letters_where_the_file_counts_and_the_answer_is_the_letter() -> None:
+    choices = {"text": ["x", "y"], "label": ["1", "2"]}
+    problem = one({"question": "?!", "choices": choices, "image": PICTURE, "answerKey": "2"})
+    assert problem.question == "<image>?!\nA. x\nB. y" and problem.answer == "B"
+    assert problem.meta["choices"] == ["x", "y"]
+
+
+def test_letters_with_gaps_stay_a_table() -> None:
+    problem = one({"question": "?!", "choices": {"B": "x", "D": "y"}, "image": PICTURE, "answer": "D"})
+    assert problem.question == "<image>?!\nB. x\nD. y" and problem.meta["choices"] == {"B": "x", "D": "y"}
+
+
+def test_meta_holds_plain_data_alone() -> None:
+    row = {"question": "?!", "image": PICTURE, "answer": "1", "mask": PICTURE, "raw": [b"x"]}
+    row |= {"day": date(2020, 1, 2), "cost": Decimal("1.50"), "text": "a\ud800", "nested": {"x": (1, None)}}
+    meta = one(row).meta
+    assert json.loads(json.dumps(meta, ensure_ascii=False).encode()) == meta
+    assert meta["day"] == "2020-01-02" and meta["cost"] == "1.50" and meta["text"] == "a\ufffd"
+    assert meta["nested"] == {"x": [1, None]} and "mask" not in meta and "raw" not in meta
 
 
 def answers(values: Sequence[object], options: Sequence[object], **fields: Any) -> list[str]:
@@ -233,9 +253,12 @@ def test_truths_are_reduced_to_what_they_state(truth: str, answer: str) -> None:
 
 
 def test_a_truth_that_states_nothing_is_refused() -> None:
-    row = {"problem": "?!", "image": PICTURE, "solution": "First we see that. " * 30}
-    assert "a worked solution of 569 characters without <answer> tags" in refused([row])
-    assert "no answer outside its reasoning" in refused([{**row, "solution": "<think>3</think>"}])
+    row = {"problem": "?!", "image": PICTURE, "solution": "First we see that. " * 60}
+    assert "solution states no short answer (got 1,139 characters, 'First we" in refused([row])
+    assert "answer_kind = 'text'" in refused([{**row, "solution": "<think>3</think>"}])
+    assert one(row, answer_kind="text").answer == row["solution"].strip()  # type: ignore[attr-defined]
+    long = "the option with many words " * 20
+    assert one({**row, "choices": [long, "x"], "solution": long}).answer == long.strip()
 
 
 def test_ids_with_gaps_or_duplicates_give_way_to_file_and_row(tmp_path: Path) -> None:

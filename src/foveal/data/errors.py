@@ -9,6 +9,11 @@ from foveal.spec import FovealError
 class DataError(FovealError):
     """Data that cannot be used; the message names the file, the row or the field, and the way out."""
 
+    def __init__(self, message: str, *, kind: str = "row") -> None:
+        """`kind` is one of `foveal.data.bad_rows.KINDS`, by which rows that cannot be used are counted."""
+        super().__init__(message)
+        self.kind = kind
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the known name most like `name`; empty when none is."""

@@ -40,7 +40,8 @@ def place_marks(texts: Sequence[str], labels: Sequence[int], *, front: int, wher
         raise DataError(
             f"{where}: the question has {marks} but the row has {count} pictures; "
             f"write exactly one {IMAGE_MARK} for each picture, in their order, or none at all "
-            "to have them put in front"
+            "to have them put in front",
+            kind="marks",
         )
     named = list(dict.fromkeys(numbers))
     rest = [label for label in labels if label not in named]

@@ -17,7 +17,7 @@ from PIL.Image import Image
 
 from foveal.data.archives import Member, check_regular
 from foveal.data.errors import DataError
-from foveal.data.stored import Stored
+from foveal.data.stored import Stored as Stored
 
 MAX_ASPECT = 200
 """Longest side over shortest; the picture processors of the Qwen-VL family refuse more."""
@@ -51,9 +51,14 @@ def size(picture: Stored, limits: Limits) -> tuple[int, int]:
 
     Raises: DataError when the file is missing, no picture, or too large.
     """
+    return header(picture, limits)[0]
+
+
+def header(picture: Stored, limits: Limits) -> tuple[tuple[int, int], str]:
+    """What `size` gives, and Pillow's name of the format. Raises: DataError as `size`."""
     with _open(picture) as image:
         _check_size(image.size, picture, limits)
-        return image.size
+        return image.size, image.format or "unknown"
 
 
 def decode(picture: Stored, limits: Limits) -> Image:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, overload
 from pydantic import Field
 
 from foveal.data.archives import Places
+from foveal.data.bounded import is_raw, plain_data
 from foveal.data.columns import id_text
 from foveal.data.errors import DataError
 from foveal.data.layouts import Fields, Understanding, read_row, value_at
@@ -68,7 +69,7 @@ class DataConfig(DataSource):
     """Column of the options of multiple choice; by default found."""
     answer_kind: Literal["auto", "text", "index", "index_from_1"] = "auto"
     """What a number beside options is: the answer itself, or the place of an option counted from 0 or from 1;
-    "auto" decides where only one reading fits the rows."""
+    "auto" decides where only one reading fits the rows. "text" also takes long answers whole."""
     show_options: bool = True
     """Whether options that the question's text lacks are put behind it, one per line."""
     prompt_suffix: str = PROMPT_SUFFIX
@@ -113,6 +114,11 @@ class FileProblems(Sequence[Problem]):
     def path(self) -> str:
         """The path or name that the rows were opened by."""
         return self._config.path
+
+    @property
+    def limits(self) -> Limits:
+        """What size of pictures is taken."""
+        return self._limits
 
     def __len__(self) -> int:
         return self._size
@@ -198,6 +204,7 @@ class FileProblems(Sequence[Problem]):
             self.understood,
             where=self._rows.where(place),
             show_options=self._config.show_options,
+            whole_answer=self._config.answer_kind == "text",
             classes=self._rows.classes,
         )
 
@@ -253,7 +260,8 @@ class FileProblems(Sequence[Problem]):
             named = " and ".join(source.columns[:2]) or "the row"
             raise DataError(
                 f"{where}: {named} has no picture; add one, remove the row, or set text_only = true "
-                "to take such rows"
+                "to take such rows",
+                kind="no_picture",
             )
         texts = [*(turn.text for turn in fields.turns), fields.question]
         users = [n for n, turn in enumerate(fields.turns) if turn.role == "user"]
@@ -261,8 +269,10 @@ class FileProblems(Sequence[Problem]):
 
     def _problem(self, place: int, cells: Mapping[str, Any], fields: Fields, marked: Marked) -> Problem:
         *earlier, question = marked.texts
-        meta: dict[str, Any] = {
-            key: cell for key, cell in cells.items() if key not in self._own and cell is not None
+        meta = {
+            key: plain_data(cell)
+            for key, cell in cells.items()
+            if key not in self._own and cell is not None and not is_raw(cell)
         }
         meta.setdefault("source", self._config.path)
         if fields.options is not None:

@@ -3,6 +3,8 @@ r"""Finds where a completion states its answer: the last `\boxed{}`, or a closin
 import re
 
 _TOKEN = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)
+MAX_WORDS = 60
+"""Words of a truth; longer ones are solutions whose result nothing marks."""
 _THINK = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _STATEMENT = re.compile(
@@ -46,19 +48,21 @@ def gold_text(answer: str) -> str:
     return (answer if boxed is None else boxed).strip().strip("$").strip()
 
 
-def reduce_gold(answer: str) -> str:
-    r"""The answer that a data set's truth states: its last `<answer>`, else its last box, else all of it.
+def reduce_gold(text: str) -> str | None:
+    r"""The answer that a data set's truth states; None where it states none.
 
-    Reasoning between `<think>` tags is left out. Empty where nothing but reasoning is left.
+    The last `<answer>`, else the last box outside the reasoning, else all of the text unless it is as long as
+    a solution.
 
     >>> reduce_gold(r"<think>maybe \boxed{7}</think> <answer> B </answer>")
     'B'
     """
-    outside = _THINK.sub("", answer)
+    outside = _THINK.sub("", text)
     tagged = _ANSWER.findall(outside)
-    text = tagged[-1] if tagged else outside
-    boxed = last_boxed(text)
-    return (text if boxed is None else boxed).strip()
+    rest = tagged[-1] if tagged else outside
+    boxed = last_boxed(rest)
+    found = (rest if boxed is None else boxed).strip()
+    return found if found and (boxed is not None or len(found.split()) <= MAX_WORDS) else None
 
 
 def statement(text: str) -> str:
