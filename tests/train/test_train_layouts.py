@@ -7,7 +7,7 @@ from PIL import Image
 
 from foveal.config import load
 from foveal.train import loop
-from train_cases import world_table
+from run_cases import world_table
 
 
 def test_completions_record_the_whole_prompt_options_included(tiny_folder: Path, tmp_path: Path) -> None:

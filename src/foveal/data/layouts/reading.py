@@ -165,9 +165,9 @@ def _reduced(text: str, options: Options | None, column: str, where: str, *, who
     answer = reduce_gold(text) or (text if whole_answer else None)
     if answer is None:
         raise DataError(
-            f"{where}: {column} states no short answer (got {len(text):,} characters, {short(text)}); write it"
-            " between <answer> and </answer> or in \\boxed{}, name the column of the short answer with "
-            "answer_column = 'NAME', or set answer_kind = 'text' to take such answers whole",
+            f"{where}: {column} states no short answer (got {len(text):,} characters, {short(text)}); "
+            "write it between <answer> and </answer> or in \\boxed{}, name the column of the short answer "
+            "with answer_column = 'NAME', or set answer_kind = 'text' to take such answers whole",
             kind="answer",
         )
     answer = answer_text(answer, column=column, where=where)
