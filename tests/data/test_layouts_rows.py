@@ -65,7 +65,8 @@ def test_options_are_read_in_every_form(cell: object, labels: str, texts: tuple[
 
 
 @pytest.mark.parametrize(
-    "cell", [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90]
+    "cell",
+    [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90, [b"x"], [PICTURE]],
 )
 def test_what_holds_no_options_gives_none(cell: object) -> None:
     assert read_options(cell) is None
@@ -88,6 +89,17 @@ def test_options_are_put_behind_a_question_that_lacks_them(question: str, shown:
     assert found == (f"<image>{question}" if shown else f"<image>{question}\nA. red\nB. blue")
     assert one(row, show_options=False).question == f"<image>{question}"
     assert one(row).meta["choices"] == ["red", "blue"]
+
+
+def test_options_that_cannot_be_read_are_said_in_a_note() -> None:
+    problems = problems_from([{"question": "?!", "choices": "yes/no", "image": PICTURE, "answer": "yes"}])
+    (note,) = problems.understood.notes
+    assert note == "choices holds no options that can be read, so the model is not shown any"
+
+
+def test_one_answer_in_several_spellings_is_one_answer() -> None:
+    assert one({"question": "?!", "image": PICTURE, "answer": ["Yes", "yes"]}).answer == "Yes"
+    assert one({"question": "?!", "image": PICTURE, "answer": ["1", "2"]}).answer == "1, 2"
 
 
 def test_options_that_are_their_own_letters_stand_in_the_picture() -> None:

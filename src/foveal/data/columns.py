@@ -62,6 +62,8 @@ def answer_text(value: object, *, column: str, where: str) -> str:
     """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         parts = [answer_text(part, column=column, where=where) for part in value[:100]]
+        if parts and len({part.casefold() for part in parts}) == 1:
+            return parts[0]
         if parts:
             return ", ".join(parts)
     if isinstance(value, str) and value.strip():

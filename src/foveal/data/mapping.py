@@ -136,6 +136,9 @@ def _is_marked(value: object) -> bool:
 
 def _notes(found: Understanding, table: Table, config: "DataConfig") -> list[str]:
     notes = []
+    unread = [own for name in usual.CHOICES if (own := table.own(name)) and table.values(own)]
+    if unread and found["choices"].kind == "none":
+        notes.append(f"{unread[0]} holds no options that can be read, so the model is not shown any")
     images = found["images"]
     if images.kind == "cells" and len(images.columns) == 1 and images.columns[0] not in table.heavy:
         empty = len(table.sample) - len(table.values(images.columns[0]))

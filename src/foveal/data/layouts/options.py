@@ -80,7 +80,9 @@ def read_options(value: object) -> Options | None:
     filled = [item for item in value if item is not None]
     if filled and all(isinstance(item, Mapping) for item in filled):
         return _labelled_items(filled)
-    texts = [_text(item) for item in filled if not isinstance(item, Mapping)]
+    if not all(isinstance(item, str | int | float) for item in filled):
+        return None
+    texts = [_text(item) for item in filled]
     if not texts or len(texts) > len(LETTERS) or not any(texts):
         return None
     labels = LETTERS[: len(texts)]
@@ -115,6 +117,8 @@ def _table(value: Mapping[str, object]) -> Options | None:
             if len(labels) != len(texts) or not 0 < len(texts) <= len(LETTERS):
                 return None
             return Options.of([_text(label) for label in labels], [_text(text) for text in texts])
+    if not all(text is None or isinstance(text, str | int | float) for text in value.values()):
+        return None
     kept = {str(label).strip(): _text(text) for label, text in value.items() if text is not None}
     if not 0 < len(kept) <= len(LETTERS) or any(len(label) > 3 for label in kept):
         return None

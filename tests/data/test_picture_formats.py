@@ -1,0 +1,85 @@
+"""Which kinds of pictures are opened, whatever their names say."""
+
+import io
+import subprocess
+from pathlib import Path
+
+import PIL.Image
+import pytest
+from PIL import features
+
+from foveal.data import pictures
+from foveal.data.errors import DataError
+from foveal.data.pictures import FORMATS, Limits, Stored, decode, size
+
+LIMITS = Limits(max_pixels=1 << 20)
+BUILT = [name for name in FORMATS if name != "AVIF" or features.check("avif")]
+
+EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
+%%BoundingBox: 0 0 8 8
+%%EndComments
+(%pipe%touch canary) (w) file
+showpage
+"""
+STARTS = {
+    "EPS": EPS,
+    "PDF": b"%PDF-1.7\n",
+    "PSD": b"8BPS\x00\x01" + b"\x00" * 20,
+    "DDS": b"DDS " + b"\x00" * 124,
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "JPEG 2000": b"\x00\x00\x00\x0cjP  \r\n\x87\n",
+}
+
+
+def saved(kind: str) -> bytes:
+    out = io.BytesIO()
+    PIL.Image.new("RGB", (8, 6), "red").save(out, format=kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", BUILT)
+def test_pictures_of_the_list_are_opened_by_what_is_in_them(kind: str) -> None:
+    picture = Stored(content=saved(kind), where="row 0 (x.txt)")
+    assert size(picture, LIMITS) == (8, 6)
+    red, green, _ = decode(picture, LIMITS).getpixel((4, 3))  # type: ignore[misc]
+    assert red > 200 > 60 > green
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize("kind", STARTS)
+def test_other_kinds_are_refused_by_name_and_the_list_is_told(
+    kind: str, as_file: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "x.png").write_bytes(STARTS[kind])
+    picture = Stored(content=tmp_path / "x.png" if as_file else STARTS[kind], where="row 0 (x.png)")
+    with pytest.raises(DataError, match=rf"it is {kind}.*expected one of {', '.join(FORMATS)}; convert"):
+        size(picture, LIMITS)
+
+
+@pytest.mark.parametrize("kind", ["ICO", "PCX", "TGA", "SGI", "MSP", "SPIDER"])
+def test_kinds_that_pillow_would_open_are_not(kind: str) -> None:
+    mode = {"MSP": "1", "SPIDER": "F"}.get(kind, "RGB")
+    out = io.BytesIO()
+    PIL.Image.new(mode, (32, 32)).save(out, format=kind)
+    assert PIL.Image.open(io.BytesIO(out.getvalue())).size == (32, 32)
+    with pytest.raises(DataError, match="expected one of PNG, JPEG"):
+        decode(Stored(content=out.getvalue(), where="row 0"), LIMITS)
+
+
+def test_no_program_is_started_for_a_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*arguments: object, **settings: object) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises(DataError, match="it is EPS"):
+        decode(Stored(content=EPS, where="row 0"), LIMITS)
+
+
+def test_one_place_opens_pictures() -> None:
+    source = Path(pictures.__file__).parents[1]
+    found = {
+        path.relative_to(source).as_posix()
+        for path in source.rglob("*.py")
+        if "Image.open" in path.read_text()
+    }
+    assert found == {"data/pictures.py"}
