@@ -6,7 +6,7 @@ from typing import Any
 
 from foveal.data.bounded import short
 from foveal.data.columns import answer_text, check_answer_length, question_text
-from foveal.data.errors import DataError
+from foveal.data.errors import DataError, of_kind
 from foveal.data.layouts import names as usual
 from foveal.data.layouts.conversations import Conversation, read_conversation
 from foveal.data.layouts.indices import options_at, whole
@@ -40,16 +40,20 @@ def read_row(
     whole_answer: bool = False,
 ) -> Fields:
     """The texts of a row. Raises: DataError for a wrong type, an empty field, an answer that is none."""
-    turns = _conversation(cells, understood, where)
-    options = options_at(cells, understood["choices"])
-    question = _question(cells, understood, turns, where)
+    with of_kind("question"):
+        turns = _conversation(cells, understood, where)
+        options = options_at(cells, understood["choices"])
+        question = _question(cells, understood, turns, where)
+        system, earlier = _system(cells, understood, turns, where), _earlier(turns, where)
     if options is not None and show_options and understood["question"].kind != "fixed":
         question = with_options(question, options)
+    with of_kind("answer"):
+        answer = _answer(cells, understood, turns, options, classes or {}, where, whole_answer=whole_answer)
     return Fields(
-        system=_system(cells, understood, turns, where),
-        turns=_earlier(turns, where),
+        system=system,
+        turns=earlier,
         question=question,
-        answer=_answer(cells, understood, turns, options, classes or {}, where, whole_answer=whole_answer),
+        answer=answer,
         options=options,
         pictures=turns.pictures if turns is not None and understood["images"].kind == "turns" else None,
     )
