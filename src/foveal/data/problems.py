@@ -115,11 +115,6 @@ class FileProblems(Sequence[Problem]):
         """The path or name that the rows were opened by."""
         return self._config.path
 
-    @property
-    def limits(self) -> Limits:
-        """What size of pictures is taken."""
-        return self._limits
-
     def __len__(self) -> int:
         return self._size
 
@@ -180,6 +175,11 @@ class FileProblems(Sequence[Problem]):
         found = self._stored(place, cells, fields)
         marked = self._marked(place, fields, self._labels(cells, len(found)))
         return tuple(found[n] for n in marked.order)
+
+    @property
+    def limits(self) -> Limits:
+        """What size of pictures is taken."""
+        return self._limits
 
     def where(self, index: int) -> str:
         """File and row, for messages."""
