@@ -275,7 +275,7 @@ def test_a_truth_that_states_nothing_is_refused() -> None:
 
 def test_ids_with_gaps_or_duplicates_give_way_to_file_and_row(tmp_path: Path) -> None:
     row = {"problem": "?!", "images": [RED], "answer": "1"}
-    for ids, part in (([1, 1], "has 1 duplicates"), ([1, None], "is empty in 1 of 2 rows")):
+    for ids, part in (([1, 1], "has 1 duplicates in 2 rows"), ([1, None], "is empty in 1 of 2 rows")):
         path = table(tmp_path, [{**row, "id": number} for number in ids], id=None)
         problems = open_data(str(path))
         validate(problems)
@@ -284,6 +284,20 @@ def test_ids_with_gaps_or_duplicates_give_way_to_file_and_row(tmp_path: Path) ->
     path = table(tmp_path, [{**row, "id": number} for number in (1, 2)])
     assert [p.id for p in open_data(str(path))] == ["1", "2"]
     assert [p.id for p in DataConfig(path=str(path), id_column=False).load()] == ["train/0", "train/1"]
+
+
+def test_a_few_bad_ids_are_faults_of_their_rows() -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": f"p{n}", "question": "?!", "image": PICTURE, "answer": "1"} for n in range(30)
+    ]
+    said = refused([*rows, {**rows[0], "id": "p3"}])
+    assert "1 of 31 rows" in said and "the id 'p3' is also that of rows row 3" in said
+    said = refused([*rows, {**rows[0], "id": None}, {**rows[0], "id": 1.5}])
+    assert (
+        "2 of 32 rows" in said and "rows row 31: id should be text or a whole number, got float 1.5" in said
+    )
+    assert "set id_column = false" in said
+    validate(problems_from([*rows, {**rows[0], "id": "p3"}, {**rows[0], "id": None}], id_column=False))
 
 
 def test_two_files_of_one_name_give_ids_apart(tmp_path: Path) -> None:

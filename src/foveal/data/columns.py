@@ -125,7 +125,8 @@ def id_text(value: object, *, column: str, where: str) -> str:
     """The id. Raises: DataError when it is no text or whole number."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise DataError(
-            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {short(value)}",
+            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {short(value)}; "
+            "repair it, or set id_column = false to name rows by file and row",
             kind="id",
         )
     if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:

@@ -63,7 +63,7 @@ class DataConfig(DataSource):
     answer_column: str | None = None
     """Column of the true answer; by default found. Also a path, such as "reward_model.ground_truth"."""
     id_column: str | Literal[False] | None = None
-    """Column of a unique id; by default the first usual one without gaps and duplicates, else file and row;
+    """Column of a unique id; by default the first usual one with few gaps and duplicates, else file and row;
     false for file and row."""
     choices_column: str | None = None
     """Column of the options of multiple choice; by default found."""
