@@ -103,7 +103,7 @@ def _identity(rows: Rows, table: Table) -> tuple[Source, tuple[str, ...]]:
 def _unfit(values: Sequence[object]) -> str | None:
     """Why a column does not name the rows; None when it does, but for a few of them.
 
-    A few gaps or duplicates are faults of their rows, which the checks name; many mean that the column is no id.
+    A few gaps or duplicates are faults of their rows, which the checks name; with many it is no column of ids.
     """
     total = len(values)
     gaps = sum(value is None or value == "" for value in values)

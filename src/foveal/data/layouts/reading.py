@@ -172,7 +172,7 @@ def _reduced(text: str, options: Options | None, column: str, where: str, *, who
             f"{where}: {column} states no short answer (got {len(text):,} characters, {short(text)}); "
             "write it between <answer> and </answer> or in \\boxed{}, name the column of the short answer "
             "with answer_column = 'NAME', or set answer_kind = 'text' to take such answers whole",
-            kind="answer",
+            kind="ungradable",
         )
     answer = answer_text(answer, column=column, where=where)
     return check_answer_length(answer, column=column, where=where)
