@@ -19,7 +19,7 @@ FUNCTION_LINES = 60
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("spec", "keys", "tables", "ranges"),
-    ("types", "tokens", "views", "signs"),
+    ("types", "problem", "tokens", "views", "signs"),
     ("advantages", "collapse", "objectives", "perturbations", "rewards", "evaluation.stats", "compat"),
     ("data", "policy", "rollout", "worlds", "saliency"),
     ("config", "crosscheck"),

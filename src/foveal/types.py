@@ -6,15 +6,17 @@ prompt tokens, K chosen tokens, V vocabulary.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL.Image import Image
 from pydantic import Field
 from torch import Tensor
 
 from foveal.keys import Key
+from foveal.problem import IMAGE_MARK as IMAGE_MARK
+from foveal.problem import Problem as Problem
+from foveal.problem import Turn as Turn
 from foveal.spec import Component
 from foveal.tokens import Aggregation as Aggregation
 from foveal.tokens import Count as Count
@@ -33,57 +35,8 @@ CLEAN: ViewName = "clean"
 REMOVED: ViewName = "removed"
 PRESERVED: ViewName = "preserved"
 
-IMAGE_MARK = "<image>"
-"""Stands in a question where a picture stands; a `Problem` has exactly as many marks as pictures."""
-
-
 Span = tuple[int, int]
 """A part of a text: its first character, and the one behind its last."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One turn of a conversation before the question; `text` may hold picture marks."""
-
-    role: Literal["user", "assistant"]
-    text: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """A question about pictures with a verifiable answer.
-
-    `system` and `turns` stand before the question in the prompt; the picture marks over all turns and the
-    question match the pictures in order.
-
-    `meta` holds the source, and for worlds: `family`, `template`, `grade` ("low" | "medium" | "high"),
-    `scene` (JSON), `chain_of_thought`, `shortcut`. Of files it holds the options as `choices`: a list of
-    texts, or a table from label to text where the labels are not A, B, ....
-    """
-
-    id: str
-    question: str
-    images: tuple[Image, ...]
-    answer: str
-    meta: Mapping[str, Any] = field(default_factory=dict)
-    system: str | None = None
-    """The system prompt; None leaves it to the chat template."""
-    turns: tuple[Turn, ...] = ()
-    """Earlier turns of the conversation, the first one first."""
-
-    @property
-    def marks(self) -> int:
-        """Picture marks over all turns and the question."""
-        return sum(text.count(IMAGE_MARK) for text in (*(turn.text for turn in self.turns), self.question))
-
-    @property
-    def asked(self) -> str:
-        """All that the model is asked, as one text: the question alone where nothing stands before it."""
-        told = [] if self.system is None else [("system", self.system)]
-        told += [(turn.role, turn.text) for turn in self.turns]
-        if not told:
-            return self.question
-        return "\n\n".join(f"[{role}] {text}" for role, text in [*told, ("user", self.question)])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
 """The rules behind the layouts: turns, options, indices, marks, ids, places of pictures, rows in memory."""
 
+import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +53,9 @@ def refused(rows: Sequence[Mapping[str, Any]], **fields: Any) -> str:
         ("A、红色；B、蓝色", "AB", ("红色", "蓝色")),
         ("(A) x = 1\n(B) see B. Russell", "AB", ("x = 1", "see B. Russell")),
         ({"A": "x", "B": "y", "C": None}, "AB", ("x", "y")),
-        ({"text": ["x", "y"], "label": ["1", "2"]}, "12", ("x", "y")),
+        ({"text": ["x", "y"], "label": ["1", "2"]}, "AB", ("x", "y")),
+        ({"a": "x", "b": "y"}, "AB", ("x", "y")),
+        ({"B": "x", "D": "y"}, "BD", ("x", "y")),
         ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "AB", ("x", "y")),
     ],
 )
@@ -60,7 +65,8 @@ def test_options_are_read_in_every_form(cell: object, labels: str, texts: tuple[
 
 
 @pytest.mark.parametrize(
-    "cell", [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90]
+    "cell",
+    [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90, [b"x"], [PICTURE]],
 )
 def test_what_holds_no_options_gives_none(cell: object) -> None:
     assert read_options(cell) is None
@@ -85,15 +91,41 @@ def test_options_are_put_behind_a_question_that_lacks_them(question: str, shown:
     assert one(row).meta["choices"] == ["red", "blue"]
 
 
+def test_options_that_cannot_be_read_are_said_in_a_note() -> None:
+    problems = problems_from([{"question": "?!", "choices": "yes/no", "image": PICTURE, "answer": "yes"}])
+    (note,) = problems.understood.notes
+    assert note == "choices holds no options that can be read, so the model is not shown any"
+
+
+def test_one_answer_in_several_spellings_is_one_answer() -> None:
+    assert one({"question": "?!", "image": PICTURE, "answer": ["Yes", "yes"]}).answer == "Yes"
+    assert one({"question": "?!", "image": PICTURE, "answer": ["1", "2"]}).answer == "1, 2"
+
+
 def test_options_that_are_their_own_letters_stand_in_the_picture() -> None:
     row = {"question": "Which piece?", "options": ["A", "B", "C"], "image": PICTURE, "answer": "C"}
     assert one(row).question == "<image>Which piece?"
 
 
-def test_labels_other_than_letters_are_kept() -> None:
-    row = {"question": "?!", "choices": {"1": "x", "2": "y"}, "image": PICTURE, "answer": "2"}
-    assert one(row, answer_kind="text").meta["choices"] == {"1": "x", "2": "y"}
-    assert one(row, answer_kind="text").question == "<image>?!\n1. x\n2. y"
+def test_the_model_sees_letters_where_the_file_counts_and_the_answer_is_the_letter() -> None:
+    choices = {"text": ["x", "y"], "label": ["1", "2"]}
+    problem = one({"question": "?!", "choices": choices, "image": PICTURE, "answerKey": "2"})
+    assert problem.question == "<image>?!\nA. x\nB. y" and problem.answer == "B"
+    assert problem.meta["choices"] == ["x", "y"]
+
+
+def test_letters_with_gaps_stay_a_table() -> None:
+    problem = one({"question": "?!", "choices": {"B": "x", "D": "y"}, "image": PICTURE, "answer": "D"})
+    assert problem.question == "<image>?!\nB. x\nD. y" and problem.meta["choices"] == {"B": "x", "D": "y"}
+
+
+def test_meta_holds_plain_data_alone() -> None:
+    row = {"question": "?!", "image": PICTURE, "answer": "1", "mask": PICTURE, "raw": [b"x"]}
+    row |= {"day": date(2020, 1, 2), "cost": Decimal("1.50"), "text": "a\ud800", "nested": {"x": (1, None)}}
+    meta = one(row).meta
+    assert json.loads(json.dumps(meta, ensure_ascii=False).encode()) == meta
+    assert meta["day"] == "2020-01-02" and meta["cost"] == "1.50" and meta["text"] == "a\ufffd"
+    assert meta["nested"] == {"x": [1, None]} and "mask" not in meta and "raw" not in meta
 
 
 def answers(values: Sequence[object], options: Sequence[object], **fields: Any) -> list[str]:
@@ -233,14 +265,17 @@ def test_truths_are_reduced_to_what_they_state(truth: str, answer: str) -> None:
 
 
 def test_a_truth_that_states_nothing_is_refused() -> None:
-    row = {"problem": "?!", "image": PICTURE, "solution": "First we see that. " * 30}
-    assert "a worked solution of 569 characters without <answer> tags" in refused([row])
-    assert "no answer outside its reasoning" in refused([{**row, "solution": "<think>3</think>"}])
+    row = {"problem": "?!", "image": PICTURE, "solution": "First we see that. " * 60}
+    assert "solution states no short answer (got 1,139 characters, 'First we" in refused([row])
+    assert "answer_kind = 'text'" in refused([{**row, "solution": "<think>3</think>"}])
+    assert one(row, answer_kind="text").answer == row["solution"].strip()  # type: ignore[attr-defined]
+    long = "the option with many words " * 20
+    assert one({**row, "choices": [long, "x"], "solution": long}).answer == long.strip()
 
 
 def test_ids_with_gaps_or_duplicates_give_way_to_file_and_row(tmp_path: Path) -> None:
     row = {"problem": "?!", "images": [RED], "answer": "1"}
-    for ids, part in (([1, 1], "has 1 duplicates"), ([1, None], "is empty in 1 of 2 rows")):
+    for ids, part in (([1, 1], "has 1 duplicates in 2 rows"), ([1, None], "is empty in 1 of 2 rows")):
         path = table(tmp_path, [{**row, "id": number} for number in ids], id=None)
         problems = open_data(str(path))
         validate(problems)
@@ -249,6 +284,20 @@ def test_ids_with_gaps_or_duplicates_give_way_to_file_and_row(tmp_path: Path) ->
     path = table(tmp_path, [{**row, "id": number} for number in (1, 2)])
     assert [p.id for p in open_data(str(path))] == ["1", "2"]
     assert [p.id for p in DataConfig(path=str(path), id_column=False).load()] == ["train/0", "train/1"]
+
+
+def test_a_few_bad_ids_are_faults_of_their_rows() -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": f"p{n}", "question": "?!", "image": PICTURE, "answer": "1"} for n in range(30)
+    ]
+    said = refused([*rows, {**rows[0], "id": "p3"}])
+    assert "1 of 31 rows" in said and "the id 'p3' is also that of rows row 3" in said
+    said = refused([*rows, {**rows[0], "id": None}, {**rows[0], "id": 1.5}])
+    assert (
+        "2 of 32 rows" in said and "rows row 31: id should be text or a whole number, got float 1.5" in said
+    )
+    assert "set id_column = false" in said
+    validate(problems_from([*rows, {**rows[0], "id": "p3"}, {**rows[0], "id": None}], id_column=False))
 
 
 def test_two_files_of_one_name_give_ids_apart(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from foveal.policy import Policy, processing
 from foveal.policy.processing import Processor
 from foveal.spec import FovealError
-from foveal.types import Problem
+from foveal.types import Problem, Turn
 from policy_cases import NONE, ONE, TALL, TWO, picture, plain_model, problem
 
 THREE = problem("three", "<image> <image> and <image>", (140, 84), (28, 28), (56, 224))
@@ -153,7 +154,44 @@ def test_a_prompt_is_the_chat_template_with_one_placeholder_a_visual_token(polic
     assert prompt.grids.tolist() == [[1, 4, 6], [1, 10, 4]]
 
 
-@pytest.mark.parametrize("of", [ONE, TWO, NONE, TALL, THREE], ids=lambda of: of.id)
+TALK = replace(
+    TWO,
+    id="talk",
+    system="Look before you answer.",
+    turns=(Turn(role="user", text="first <image>?"), Turn(role="assistant", text="It is red.")),
+    question="then <image>?",
+)
+
+
+def test_system_prompt_and_earlier_turns_stand_in_the_chat_template(policy: Policy) -> None:
+    def marks(count: int) -> str:
+        return "<|vision_start|>" + "<|image_pad|>" * count + "<|vision_end|>"
+
+    text = (
+        "<|im_start|>system\nLook before you answer.<|im_end|>\n"
+        f"<|im_start|>user\nfirst{marks(6)}?<|im_end|>\n<|im_start|>assistant\nIt is red.<|im_end|>\n"
+        f"<|im_start|>user\nthen{marks(10)}?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    prompt = policy.processor.encode(TALK).prompt
+    assert (
+        prompt.token_ids.tolist() == policy.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    )
+    assert prompt.grids.tolist() == [[1, 4, 6], [1, 10, 4]]
+
+
+def test_a_special_token_in_a_system_prompt_or_an_earlier_turn_is_refused(processor: Processor) -> None:
+    turns = (Turn(role="assistant", text="<|vision_start|>"), *TALK.turns)
+    for bad in (replace(TALK, system="<|image_pad|>"), replace(TALK, turns=turns)):
+        with pytest.raises(FovealError, match="special token"):
+            processor.encode(bad)
+
+
+def test_marks_are_counted_over_all_turns(processor: Processor) -> None:
+    with pytest.raises(FovealError, match="3 <image> marks for 2 pictures"):
+        processor.encode(replace(TALK, question="<image><image>?"))
+
+
+@pytest.mark.parametrize("of", [ONE, TWO, NONE, TALL, THREE, TALK], ids=lambda of: of.id)
 def test_prompt_length_from_sizes_equals_the_length_of_the_prompt(policy: Policy, of: Problem) -> None:
     sizes = [image.size for image in of.images]
     assert policy.processor.prompt_length(of, sizes) == len(policy.processor.encode(of).prompt.token_ids)
@@ -192,14 +230,14 @@ def test_patches_are_kept_no_longer_than_their_problem(processor: Processor) -> 
 
 @pytest.mark.parametrize("token", ["<|image_pad|>", "<|vision_start|>", "<|video_pad|>"])
 def test_a_question_with_a_special_token_is_refused(processor: Processor, token: str) -> None:
-    with pytest.raises(FovealError, match=r"'bad'.*special token '<\|.*take the token out of the question"):
+    with pytest.raises(FovealError, match=r"'bad'.*special token '<\|.*take the token out of the text"):
         processor.encode(problem("bad", f"<image>what is {token}?", (56, 56)))
 
 
 @pytest.mark.parametrize("question", ["what?", "<image><image>what?"])
 def test_marks_that_do_not_match_the_pictures_are_refused(processor: Processor, question: str) -> None:
     with pytest.raises(
-        FovealError, match="'bad': . <image> marks for 1 pictures; expected one mark a picture"
+        FovealError, match="'bad': . <image> marks for 1 pictures; expected one mark per picture"
     ):
         processor.encode(problem("bad", question, (56, 56)))
 

@@ -3,6 +3,8 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 from foveal.data.errors import DataError
@@ -101,6 +103,28 @@ def _unescape(match: re.Match[str]) -> str:
 def well_formed(text: str) -> bool:
     """Whether text can be written as UTF-8: it has no lone surrogate."""
     return _SURROGATE.search(text) is None
+
+
+def is_raw(value: object) -> bool:
+    """Whether a cell holds bytes or objects, such as pictures, beside text, numbers, lists and tables."""
+    if isinstance(value, Mapping):
+        return any(is_raw(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return any(is_raw(part) for part in value)
+    return value is not None and not isinstance(value, str | int | float | Decimal | date | time | timedelta)
+
+
+def plain_data(value: Any) -> Any:  # noqa: ANN401
+    """A cell as JSON can hold it: dates and exact numbers as text, half characters replaced."""
+    if isinstance(value, str):
+        return value if well_formed(value) else _SURROGATE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(part) for part in value]
+    if isinstance(value, date | time):
+        return value.isoformat()
+    return str(value) if isinstance(value, Decimal | timedelta) else value
 
 
 def short(value: object, *, limit: int = 60) -> str:

@@ -34,12 +34,17 @@ def question_text(value: object, *, column: str, where: str) -> str:
             if isinstance(value, Sequence)
             else ""
         )
-        raise DataError(f"{where}: {column} should be text, got {type(value).__name__} {short(value)}{hint}")
+        raise DataError(
+            f"{where}: {column} should be text, got {type(value).__name__} {short(value)}{hint}",
+            kind="question",
+        )
     if not NUMBERED.sub("", value).replace(IMAGE_MARK, "").strip():
-        raise DataError(f"{where}: {column} is empty; write a question or remove the row")
+        raise DataError(f"{where}: {column} is empty; write a question or remove the row", kind="question")
     if len(value) > MAX_QUESTION:
-        raise DataError(f"{where}: {column} has {len(value):,} characters, more than {MAX_QUESTION:,}")
-    _check_characters(value, column=column, where=where)
+        raise DataError(
+            f"{where}: {column} has {len(value):,} characters, more than {MAX_QUESTION:,}", kind="question"
+        )
+    _check_characters(value, column=column, where=where, kind="question")
     special = _SPECIAL.search(value)
     if special:
         raise DataError(
@@ -57,6 +62,8 @@ def answer_text(value: object, *, column: str, where: str) -> str:
     """
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         parts = [answer_text(part, column=column, where=where) for part in value[:100]]
+        if parts and len({part.casefold() for part in parts}) == 1:
+            return parts[0]
         if parts:
             return ", ".join(parts)
     if isinstance(value, str) and value.strip():
@@ -65,11 +72,15 @@ def answer_text(value: object, *, column: str, where: str) -> str:
         value = int(value) if value == value.to_integral_value() and abs(value) < 10**15 else str(value)
         return answer_text(value, column=column, where=where)
     if isinstance(value, float) and not math.isfinite(value) and value == value:
-        raise DataError(f"{where}: {column} is not finite, got {value}; write the answer as text")
+        raise DataError(
+            f"{where}: {column} is not finite, got {value}; write the answer as text", kind="answer"
+        )
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**MAX_DIGITS:
-        raise DataError(f"{where}: {column} is {short(value)}; the most is {MAX_DIGITS} digits")
+        raise DataError(
+            f"{where}: {column} is {short(value)}; the most is {MAX_DIGITS} digits", kind="answer"
+        )
     if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
         return str(value)
     if value is None or isinstance(value, str | Sequence) or value != value:
@@ -81,18 +92,22 @@ def answer_text(value: object, *, column: str, where: str) -> str:
     path = f"; name a cell inside it with answer_column = '{column}.NAME'" if isinstance(value, dict) else ""
     raise DataError(
         f"{where}: {column} should be text, a number or a list of them, "
-        f"got {type(value).__name__} {short(value)}{path}"
+        f"got {type(value).__name__} {short(value)}{path}",
+        kind="answer",
     )
 
 
 def _answer_string(text: str, *, column: str, where: str) -> str:
     if text.casefold() in NOT_FINITE:
         raise DataError(
-            f"{where}: {column} is {text!r}, which is no number to grade by; fill it in or remove the row"
+            f"{where}: {column} is {text!r}, which is no number to grade by; fill it in or remove the row",
+            kind="answer",
         )
     if _DIGITS.search(text):
-        raise DataError(f"{where}: {column} has a number of more than {MAX_DIGITS} digits, {short(text)}")
-    _check_characters(text, column=column, where=where)
+        raise DataError(
+            f"{where}: {column} has a number of more than {MAX_DIGITS} digits, {short(text)}", kind="answer"
+        )
+    _check_characters(text, column=column, where=where, kind="answer")
     return text
 
 
@@ -100,7 +115,8 @@ def check_answer_length(text: str, *, column: str, where: str) -> str:
     """The answer, when it is short enough to be compared. Raises: DataError for a longer one."""
     if len(text) > MAX_ANSWER:
         raise DataError(
-            f"{where}: {column} has {len(text):,} characters, more than {MAX_ANSWER:,}: {short(text)}"
+            f"{where}: {column} has {len(text):,} characters, more than {MAX_ANSWER:,}: {short(text)}",
+            kind="answer",
         )
     return text
 
@@ -109,22 +125,29 @@ def id_text(value: object, *, column: str, where: str) -> str:
     """The id. Raises: DataError when it is no text or whole number."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise DataError(
-            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {short(value)}"
+            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {short(value)}; "
+            "repair it, or set id_column = false to name rows by file and row",
+            kind="id",
         )
     if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
-        raise DataError(f"{where}: {column} is {short(value)}; set id_column = false to use file and row")
+        raise DataError(
+            f"{where}: {column} is {short(value)}; set id_column = false to use file and row", kind="id"
+        )
     text = str(value)
     if len(text) > MAX_ID:
-        raise DataError(f"{where}: {column} has {len(text):,} characters, more than {MAX_ID}: {short(text)}")
-    _check_characters(text, column=column, where=where)
+        raise DataError(
+            f"{where}: {column} has {len(text):,} characters, more than {MAX_ID}: {short(text)}", kind="id"
+        )
+    _check_characters(text, column=column, where=where, kind="id")
     return text
 
 
-def _check_characters(text: str, *, column: str, where: str) -> None:
+def _check_characters(text: str, *, column: str, where: str, kind: str) -> None:
     if not well_formed(text):
         raise DataError(
             f"{where}: {column} has half a character (a lone surrogate), which no tokenizer reads: "
-            f"{short(text)}; write the text as UTF-8 again"
+            f"{short(text)}; write the text as UTF-8 again",
+            kind=kind,
         )
     if "\x00" in text:
-        raise DataError(f"{where}: {column} has a zero byte, {short(text)}; take it out")
+        raise DataError(f"{where}: {column} has a zero byte, {short(text)}; take it out", kind=kind)

@@ -18,6 +18,8 @@ SAMPLE = 512
 """Rows that the rules look at, evenly spread."""
 SAMPLE_TEXT = 1 << 16
 """Characters of a cell that they see: pictures in base64 have millions."""
+FEW_BAD_IDS = 0.1
+"""Share of rows without an id, or with another's, up to which a column still names the rows."""
 WHOLE_SAMPLE = 16
 """Rows read with their picture bytes, where a column of turns has them."""
 
@@ -93,26 +95,29 @@ def _identity(rows: Rows, table: Table) -> tuple[Source, tuple[str, ...]]:
             continue
         wrong = _unfit(rows.values(own))
         if wrong is None:
-            return Source(field="id", kind="text", columns=(own,), reason="a usual name, unique"), tuple(
-                notes
-            )
+            return Source(field="id", kind="text", columns=(own,), reason="a usual name"), tuple(notes)
         notes.append(f"{own} {wrong}, so it does not name the rows")
     return rule, tuple(notes)
 
 
 def _unfit(values: Sequence[object]) -> str | None:
-    """Why a column cannot name the rows; None when it can."""
+    """Why a column does not name the rows; None when it does, but for a few of them.
+
+    A few gaps or duplicates are faults of their rows, which the checks name; with many it is no column of ids.
+    """
+    total = len(values)
     gaps = sum(value is None or value == "" for value in values)
-    if gaps:
-        return f"is empty in {gaps} of {len(values)} rows"
-    if any(isinstance(value, bool) or not isinstance(value, str | int) for value in values):
+    if gaps > total * FEW_BAD_IDS:
+        return f"is empty in {gaps} of {total} rows"
+    usable = [value for value in values if isinstance(value, str | int) and not isinstance(value, bool)]
+    if len(usable) < (total - gaps) / 2:
         return "holds more than text and whole numbers"
-    if any(isinstance(value, str) and len(value) > MAX_ID for value in values):
+    if any(isinstance(value, str) and len(value) > MAX_ID for value in usable):
         return f"has more than {MAX_ID} characters"
-    if any(isinstance(value, int) and abs(value) >= 1 << 256 for value in values):
+    if any(isinstance(value, int) and abs(value) >= 1 << 256 for value in usable):
         return "has numbers of many digits"
-    texts = {str(value) for value in values}
-    return None if len(texts) == len(values) else f"has {len(values) - len(texts)} duplicates"
+    twice = len(usable) - len({str(value) for value in usable})
+    return f"has {twice} duplicates in {total} rows" if twice > total * FEW_BAD_IDS else None
 
 
 def _told(source: Source, config: "DataConfig", table: Table) -> Source:
@@ -136,6 +141,9 @@ def _is_marked(value: object) -> bool:
 
 def _notes(found: Understanding, table: Table, config: "DataConfig") -> list[str]:
     notes = []
+    unread = [own for name in usual.CHOICES if (own := table.own(name)) and table.values(own)]
+    if unread and found["choices"].kind == "none":
+        notes.append(f"{unread[0]} holds no options that can be read, so the model is not shown any")
     images = found["images"]
     if images.kind == "cells" and len(images.columns) == 1 and images.columns[0] not in table.heavy:
         empty = len(table.sample) - len(table.values(images.columns[0]))

@@ -18,13 +18,31 @@ from PIL.Image import Image
 
 from foveal.data.archives import Member, check_regular
 from foveal.data.errors import DataError
-from foveal.data.stored import Stored
+from foveal.data.stored import Stored as Stored
 
 MAX_ASPECT = 200
 """Longest side over shortest; the picture processors of the Qwen-VL family refuse more."""
 
 BOMB_PIXELS = 1 << 28
 """Never decoded, whatever the limit: such a picture takes 800 MB as RGB."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""Kinds of pictures that are opened, by what is in the file. Pillow knows forty more, some of which start
+other programs (EPS runs Ghostscript) or are seldom tested against hostile files."""
+
+_REFUSED_STARTS = {
+    b"%!PS": "EPS",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"%PDF": "PDF",
+    b"8BPS": "PSD",
+    b"DDS ": "DDS",
+    b"\xd7\xcd\xc6\x9a": "WMF",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\xffO\xffQ": "JPEG 2000",
+    b"<svg": "SVG",
+    b"<?xml": "SVG or other XML",
+}
+"""How files of kinds that people do store begin, to name them in the refusal."""
 
 DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 """Depths in bits that samples have."""
@@ -141,9 +159,9 @@ def depth_of(top: float) -> int:
 
 
 def _open(picture: Stored) -> Image:
-    if isinstance(picture.content, Image):
-        return picture.content.copy()
     try:
+        if isinstance(picture.content, Image):
+            return picture.content.copy()
         content = _file(picture.content)
         with _OPENING, warnings.catch_warnings():
             # The limit of `Limits` stands in for Pillow's warning.
@@ -160,6 +178,35 @@ def _open(picture: Stored) -> Image:
             f"{picture.where}: not a picture that can be read: {_reason(error)}{_kind_of(picture.content)}; "
             f"expected one of {', '.join(FORMATS)}; convert the file or remove the row"
         ) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The allowed kinds that this Pillow was built with; it raises for others."""
+    PIL.Image.init()
+    return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
+
+
+def _kind_of(content: bytes | Path | Member | Image) -> str:
+    """The name of a kind that is not opened on purpose."""
+    try:
+        start = _start_of(content)
+    except OSError:
+        return ""
+    for beginning, name in _REFUSED_STARTS.items():
+        if start.startswith(beginning):
+            return f" (it is {name}, which is not opened)"
+    return ""
+
+
+def _start_of(content: bytes | Path | Member | Image) -> bytes:
+    if isinstance(content, Image):
+        return b""
+    found = _file(content)
+    if isinstance(found, io.BytesIO):
+        return found.read(16)
+    with found.open("rb") as opened:
+        return opened.read(16)
 
 
 def _file(content: bytes | Path | Member) -> io.BytesIO | Path:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, overload
 from pydantic import Field
 
 from foveal.data.archives import Places
+from foveal.data.bounded import is_raw, plain_data
 from foveal.data.columns import id_text
 from foveal.data.errors import DataError, of_kind
 from foveal.data.layouts import Fields, Understanding, read_row, value_at
@@ -62,13 +63,13 @@ class DataConfig(DataSource):
     answer_column: str | None = None
     """Column of the true answer; by default found. Also a path, such as "reward_model.ground_truth"."""
     id_column: str | Literal[False] | None = None
-    """Column of a unique id; by default the first usual one without gaps and duplicates, else file and row;
+    """Column of a unique id; by default the first usual one with few gaps and duplicates, else file and row;
     false for file and row."""
     choices_column: str | None = None
     """Column of the options of multiple choice; by default found."""
     answer_kind: Literal["auto", "text", "index", "index_from_1"] = "auto"
     """What a number beside options is: the answer itself, or the place of an option counted from 0 or from 1;
-    "auto" decides where only one reading fits the rows."""
+    "auto" decides where only one reading fits the rows. "text" also takes long answers whole."""
     show_options: bool = True
     """Whether options that the question's text lacks are put behind it, one per line."""
     prompt_suffix: str = PROMPT_SUFFIX
@@ -209,6 +210,7 @@ class FileProblems(Sequence[Problem]):
             self.understood,
             where=self._rows.where(place),
             show_options=self._config.show_options,
+            whole_answer=self._config.answer_kind == "text",
             classes=self._rows.classes,
         )
 
@@ -274,8 +276,10 @@ class FileProblems(Sequence[Problem]):
 
     def _problem(self, place: int, cells: Mapping[str, Any], fields: Fields, marked: Marked) -> Problem:
         *earlier, question = marked.texts
-        meta: dict[str, Any] = {
-            key: cell for key, cell in cells.items() if key not in self._own and cell is not None
+        meta = {
+            key: plain_data(cell)
+            for key, cell in cells.items()
+            if key not in self._own and cell is not None and not is_raw(cell)
         }
         meta.setdefault("source", self._config.path)
         if fields.options is not None:

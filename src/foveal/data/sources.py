@@ -177,11 +177,12 @@ def _files(folder: Path) -> list[Path]:
         below: list[Path] = []
         for entry in (entry for place in level for entry in _entries(place)):
             suffix = os.path.splitext(entry.name)[1].lower()
-            others, pictures = others + (suffix not in _PICTURES), pictures + (suffix in _PICTURES)
+            is_picture = suffix in _PICTURES
+            others, pictures = others + (not is_picture), pictures + is_picture
             if others > MAX_ENTRIES or pictures > MAX_PICTURES:
                 raise DataError(
-                    f"{folder} holds more than {MAX_ENTRIES:,} files and folders, so it is no folder of a data "
-                    "set; set path to the folder or the file of the data"
+                    f"{folder} holds more than {MAX_ENTRIES:,} files and folders, so it is no folder of a "
+                    "data set; set path to the folder or the file of the data"
                 )
             if entry.name.startswith("."):
                 continue

@@ -61,6 +61,7 @@ def index_rule(table: "Table", answer: Source, choices: Source) -> Source:
         (number, options)
         for row in table.sample
         if (options := options_at(row, choices)) is not None
+        and not options.given  # a number is a label of the file there
         and (number := whole(value_at(row, column))) is not None
     ]
     if not pairs or not _all_numbers(table, column, choices):

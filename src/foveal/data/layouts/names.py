@@ -25,8 +25,6 @@ ANSWER = (
 )
 ANSWER_AFTER = ("completion", "response", "output")
 """Columns of whole completions; taken last, and only for the answer that stands in them."""
-WORKED = frozenset(("solution", *ANSWER_AFTER))
-"""Columns whose text may be a worked solution: without a tag or a box in it, a long one is refused."""
 NOT_QUESTION = frozenset(
     name.casefold() for name in (*ANSWER, *ANSWER_AFTER, *IMAGES, "solutions", "answers", "rationale")
 )

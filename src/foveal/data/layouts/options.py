@@ -19,6 +19,16 @@ class Options:
 
     labels: tuple[str, ...]
     texts: tuple[str, ...]
+    given: tuple[str, ...] = ()
+    """The labels of the file where they are no letters (`1`, `2`): the model sees letters in their place."""
+
+    @classmethod
+    def of(cls, labels: Sequence[str], texts: Sequence[str]) -> "Options":
+        """With letters for labels, the file's own where they are single capitals or become such."""
+        names = tuple(label.strip(" .:()").upper() for label in labels)
+        if len(set(names)) == len(names) and all(len(name) == 1 and name in LETTERS for name in names):
+            return cls(labels=names, texts=tuple(texts))
+        return cls(labels=tuple(LETTERS[: len(texts)]), texts=tuple(texts), given=tuple(map(str, labels)))
 
     def normal(self) -> list[str] | dict[str, str]:
         """For `Problem.meta["choices"]`: the texts where the labels are A, B, ..., else label -> text."""
@@ -70,7 +80,9 @@ def read_options(value: object) -> Options | None:
     filled = [item for item in value if item is not None]
     if filled and all(isinstance(item, Mapping) for item in filled):
         return _labelled_items(filled)
-    texts = [_text(item) for item in filled if not isinstance(item, Mapping)]
+    if not all(isinstance(item, str | int | float) for item in filled):
+        return None
+    texts = [_text(item) for item in filled]
     if not texts or len(texts) > len(LETTERS) or not any(texts):
         return None
     labels = LETTERS[: len(texts)]
@@ -102,23 +114,23 @@ def _table(value: Mapping[str, object]) -> Options | None:
     for label_key, text_key in _LABEL_KEYS:
         labels, texts = value.get(label_key), value.get(text_key)
         if isinstance(labels, Sequence) and isinstance(texts, Sequence) and not isinstance(texts, str):
-            if len(labels) != len(texts) or not texts:
+            if len(labels) != len(texts) or not 0 < len(texts) <= len(LETTERS):
                 return None
-            return Options(labels=tuple(map(_text, labels)), texts=tuple(map(_text, texts)))
-    kept = {str(label).strip(): _text(text) for label, text in value.items() if text is not None}
-    if not kept or any(len(label) > 3 for label in kept):
+            return Options.of([_text(label) for label in labels], [_text(text) for text in texts])
+    if not all(text is None or isinstance(text, str | int | float) for text in value.values()):
         return None
-    return Options(labels=tuple(kept), texts=tuple(kept.values()))
+    kept = {str(label).strip(): _text(text) for label, text in value.items() if text is not None}
+    if not 0 < len(kept) <= len(LETTERS) or any(len(label) > 3 for label in kept):
+        return None
+    return Options.of(list(kept), list(kept.values()))
 
 
 def _labelled_items(items: Sequence[object]) -> Options | None:
     for label_key, text_key in _LABEL_KEYS:
         tables = [item for item in items if isinstance(item, Mapping)]
         if all(item.get(label_key) is not None and item.get(text_key) is not None for item in tables):
-            return Options(
-                labels=tuple(_text(item[label_key]) for item in tables),
-                texts=tuple(_text(item[text_key]) for item in tables),
-            )
+            labels = [_text(item[label_key]) for item in tables[: len(LETTERS)]]
+            return Options.of(labels, [_text(item[text_key]) for item in tables[: len(LETTERS)]])
     return None
 
 

@@ -1,10 +1,10 @@
 """A row by its understanding: the texts of the prompt, the answer, the options, the pictures in turns."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from foveal.data.bounded import short
 from foveal.data.columns import answer_text, check_answer_length, question_text
 from foveal.data.errors import DataError, of_kind
 from foveal.data.layouts import names as usual
@@ -14,11 +14,6 @@ from foveal.data.layouts.options import Options
 from foveal.data.layouts.understanding import Understanding, is_empty, value_at
 from foveal.rewards.boxed import reduce_gold
 from foveal.types import Turn
-
-LONG_TRUTH = 200
-"""Characters of a worked solution without a tag or a box that are still taken for an answer."""
-
-_MARKED = re.compile(r"</answer>|\\boxed", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +37,7 @@ def read_row(
     where: str,
     show_options: bool = True,
     classes: Mapping[str, tuple[str, ...]] | None = None,
+    whole_answer: bool = False,
 ) -> Fields:
     """The texts of a row. Raises: DataError for a wrong type, an empty field, an answer that is none."""
     with of_kind("question"):
@@ -52,7 +48,7 @@ def read_row(
     if options is not None and show_options and understood["question"].kind != "fixed":
         question = with_options(question, options)
     with of_kind("answer"):
-        answer = _answer(cells, understood, turns, options, classes or {}, where)
+        answer = _answer(cells, understood, turns, options, classes or {}, where, whole_answer=whole_answer)
     return Fields(
         system=system,
         turns=earlier,
@@ -124,14 +120,15 @@ def _answer(
     options: Options | None,
     classes: Mapping[str, tuple[str, ...]],
     where: str,
+    *,
+    whole_answer: bool,
 ) -> str:
     source = understood["answer"]
     column = source.columns[0]
     if source.kind == "reply":
         reply = turns.reply if turns is not None else None
-        return _reduced(
-            answer_text(reply, column=f"{column} (the last turn)", where=where), column, where, worked=True
-        )
+        text = answer_text(reply, column=f"{column} (the last turn)", where=where)
+        return _reduced(text, options, column, where, whole_answer=whole_answer)
     value = value_at(cells, column)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes) and column in usual.ANSWER_AFTER:
         value = value[-1].get("content") if value and isinstance(value[-1], Mapping) else value
@@ -140,7 +137,7 @@ def _answer(
     elif source.kind in ("index", "index_from_1") and options is not None:
         return _letter(value, options, column, where, start=int(source.kind == "index_from_1"))
     text = answer_text(value, column=column, where=where)
-    return _reduced(text, column, where, worked=column.rpartition(".")[2].casefold() in usual.WORKED)
+    return _reduced(text, options, column, where, whole_answer=whole_answer)
 
 
 def _letter(value: object, options: Options, column: str, where: str, *, start: int) -> str:
@@ -162,17 +159,20 @@ def _class_name(value: object, names: tuple[str, ...], column: str, where: str) 
     return names[value]
 
 
-def _reduced(text: str, column: str, where: str, *, worked: bool) -> str:
-    answer = reduce_gold(text)
-    if not answer:
+def _reduced(text: str, options: Options | None, column: str, where: str, *, whole_answer: bool) -> str:
+    """What the answer states; a text that is an option's stays as it is."""
+    if options is not None:
+        if text in options.given:
+            return options.labels[options.given.index(text)]
+        if text in options.texts:
+            return text
+    answer = reduce_gold(text) or (text if whole_answer else None)
+    if answer is None:
         raise DataError(
-            f"{where}: {column} has no answer outside its reasoning (got {text[:60]!r}); write it between "
-            "<answer> and </answer>, in \\boxed{}, or alone"
+            f"{where}: {column} states no short answer (got {len(text):,} characters, {short(text)}); "
+            "write it between <answer> and </answer> or in \\boxed{}, name the column of the short answer "
+            "with answer_column = 'NAME', or set answer_kind = 'text' to take such answers whole",
+            kind="ungradable",
         )
-    if worked and len(answer) > LONG_TRUTH and not _MARKED.search(text):
-        raise DataError(
-            f"{where}: {column} is a worked solution of {len(answer)} characters without <answer> tags or "
-            "\\boxed{}, so what counts as the answer is unknown; name the column of the short answer with "
-            "answer_column = 'NAME'"
-        )
-    return check_answer_length(answer_text(answer, column=column, where=where), column=column, where=where)
+    answer = answer_text(answer, column=column, where=where)
+    return check_answer_length(answer, column=column, where=where)
