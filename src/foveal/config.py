@@ -11,6 +11,7 @@ from foveal import data, objectives, perturbations, rewards
 from foveal.collapse import GuardConfig
 from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
+from foveal.rewards.settings import GradingConfig as GradingConfig
 from foveal.spec import Config, ConfigError, build_component, explain
 from foveal.tables import apply_override, own_copy, read_table
 from foveal.tables import shipped as shipped
@@ -190,14 +191,6 @@ class CheckpointConfig(Config):
     """Steps between two checkpoints."""
     keep: int = Field(1, ge=1)
     """Newest checkpoints kept, beside the best one."""
-
-
-class GradingConfig(Config):
-    """Worker processes for rewards."""
-
-    workers: int = Field(1, ge=1)
-    cpu_limit_s: float = Field(5.0, gt=0)
-    """CPU seconds for one completion and reward, so that a loaded machine grades the same."""
 
 
 class PicturesConfig(Config):
