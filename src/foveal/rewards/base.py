@@ -17,11 +17,15 @@ class Declared(Reward):
     accuracy: bool | None = None
     """Whether a value of at least 0.5 means that the answer is right; by default it does where no other
     reward of the run says so."""
-    batched: ClassVar[bool] = False
+    send_images: bool = False
+    """Whether it gets the pictures."""
+    gold: str = "<think>The answer is {answer}.</think>\\boxed{{answer}}"
+    """How a completion that is right reads, with {answer} for the true answer: by this the true answers are
+    graded at a run's start."""
 
     def in_batches(self) -> bool:
         """Whether it grades the completions of a group in one call."""
-        return self.batched
+        return False
 
 
 class Handed(Declared):

@@ -118,10 +118,11 @@ class Grader:
             grading.submit(place, problem, completions)
         return grading.finish()
 
-    def begin(self) -> Grading:
+    def begin(self, *, only: Sequence[int] | None = None, quiet: bool = False) -> Grading:
         """A grading to which groups are given one after the other, while others are still drawn. One at a
-        time: it is to be finished or cancelled before the next."""
-        return Grading(self)
+        time: it is to be finished or cancelled before the next. `only`: places of the rewards to ask;
+        `quiet`: without a warning of failures."""
+        return Grading(self, only=only, quiet=quiet)
 
     def start(self) -> None:
         """Start the workers in the background, where a reward may need one, so that no step waits for it.
@@ -203,21 +204,22 @@ class Grader:
         if isinstance(reward, Threaded) and reward.retries is not None:
             retries = reward.retries
         everything = tuple((place, n) for n in range(len(completions)))
-        if isinstance(reward, Declared) and reward.in_batches() and completions:
-            make = self._maker(index, problem)
+        usual = None if isinstance(reward, Settles) else self._maker(index, problem)
+        if usual is not None and isinstance(reward, Declared) and reward.in_batches() and completions:
             yield Call(
-                reward=index, retries=retries, make=make, completions=tuple(completions), slots=[everything]
+                reward=index, retries=retries, make=usual, completions=tuple(completions), slots=[everything]
             )
             return
         for completion, slot in zip(completions, everything, strict=True):
-            make = self._maker(index, problem)
             key: object = None
             found: object = UNSETTLED
-            if isinstance(reward, Settles):
-                found = settled(lambda text=completion.text: reward.settle(problem, text))  # type: ignore[misc]
+            if usual is not None:
+                make = usual
+                if isinstance(reward, Threaded) and reward.has_timeout:
+                    key = (index, place, completion.text)
+            else:
+                found = settled(lambda text=completion.text: reward.settle(problem, text))  # type: ignore[misc,attr-defined]
                 make, key = self._settled_maker(index, problem, found)
-            elif isinstance(reward, Threaded) and reward.has_timeout:
-                key = (index, place, completion.text)
             if key in known:
                 known[key].slots.append((slot,))
                 continue
@@ -233,7 +235,8 @@ class Grader:
         reward = self.rewards[index]
         if isinstance(reward, Threaded):
             return lambda some: lambda: reward.ask(problem, some)
-        bare = problem if reward.needs_images else replace(problem, images=())
+        seen = reward.needs_images or (isinstance(reward, Declared) and reward.send_images)
+        bare = problem if seen else replace(problem, images=())
         if isinstance(reward, Handed):
             return lambda some: reward.task(bare, some)
         target, fields = self._targets[index] or _import_path(reward), reward.model_dump()

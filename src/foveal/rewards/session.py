@@ -17,6 +17,9 @@ from foveal.types import Completion, Group, Problem
 if TYPE_CHECKING:
     from foveal.rewards.grading import Grader
 
+LATE = "not there in time"
+"""How the message of a value ends that the budget of a step left no time for."""
+
 MAX_BACKOFF_S = 60.0
 """The longest pause before another attempt, whatever a server asks for."""
 
@@ -47,8 +50,10 @@ class Call:
 class Grading:
     """Groups that are being graded. `submit` them in any order; `finish` gives them by place."""
 
-    def __init__(self, grader: "Grader") -> None:
-        self._grader = grader
+    def __init__(self, grader: "Grader", *, only: Sequence[int] | None = None, quiet: bool = False) -> None:
+        """`only`: places of the rewards that are asked, by default all; `quiet`: no warning of failures."""
+        self._grader, self._quiet = grader, quiet
+        self._asked = range(len(grader.rewards)) if only is None else only
         self._items: dict[int, tuple[Problem, Sequence[Completion]]] = {}
         self._calls: list[Call] = []
         self._known: dict[object, Call] = {}
@@ -72,7 +77,7 @@ class Grading:
         """Start to grade a group. Plain cases are decided at once."""
         self._began = self._began or time.monotonic()
         self._items[place] = (problem, completions)
-        for index in range(len(self._grader.rewards)):
+        for index in self._asked:
             for call in self._grader.calls_of(index, problem, completions, place, known=self._known):
                 self._calls.append(call)
                 if not call.settled:
@@ -119,7 +124,7 @@ class Grading:
                     self._changed.wait(min(left, max(0.01, following - time.monotonic()), 1.0))
         self.cancel()
         budget = self._grader.settings.step_budget_s
-        late = Outcome(kind="timeout", message=f"not there within grading.step_budget_s = {budget:g} s")
+        late = Outcome(kind="timeout", message=f"grading.step_budget_s = {budget:g} s: {LATE}")
         for call in self._calls:
             for part in call.parts or [call]:
                 if not part.settled:
@@ -197,8 +202,9 @@ class Grading:
         groups = []
         for place in sorted(self._items):
             problem, completions = self._items[place]
-            grader.counts.add(len(completions), range(len(grader.rewards)))
-            grader.warn(problem, failures[place])
+            grader.counts.add(len(completions), self._asked)
+            if not self._quiet:
+                grader.warn(problem, failures[place])
             groups.append(
                 graded_group(
                     problem,

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from functools import partial
 
 from foveal.config import RunConfig
+from foveal.data.world import WorldDataConfig
 from foveal.rewards.counts import Counts
+from foveal.rewards.golds import check_golds
 from foveal.rewards.grading import Grader, GradingError
 from foveal.rewards.session import Grading
 from foveal.rewards.verdicts import comparable
@@ -15,6 +17,9 @@ from foveal.train.record import RunFolder
 from foveal.train.sampling import Gathered, gather_groups
 from foveal.train.state import State
 from foveal.types import Completion, Group, Objective, Problem
+
+WORLD_GOLDS = 64
+"""True answers of a world that are checked: each is read with its pictures, which have to be drawn."""
 
 Drawn = Sequence[tuple[Problem, tuple[Completion, ...]]]
 
@@ -112,9 +117,11 @@ class StepGrading:
         return found
 
     def _failed(self, what: str) -> GradersFailed:
+        counts, examples = self.counts, self.grader.counts.examples
         said = "; ".join(
-            f"{self.grader.names[index]}: {message}"
-            for index, message in sorted(self.grader.counts.examples.items())
+            f"{name}: {examples[index]}"
+            for index, name in enumerate(self.grader.names)
+            if counts.failures[index] + counts.timeouts[index]
         )
         return GradersFailed(f"stopped in {self.where}: {what}" + (f" ({said})" if said else ""))
 
@@ -124,6 +131,23 @@ def keeps(objective: Objective, group: Group) -> bool:
     none is drawn in its place: the step goes on without it."""
     left = comparable(group)
     return not left.completions or objective.keeps(left)
+
+
+def require_golds(
+    grader: Grader, problems: Sequence[Problem], *, config: RunConfig, message: Callable[[str], None]
+) -> None:
+    """Grade true answers against themselves, and tell of those that fail.
+
+    Raises: ConfigError, when none can be graded.
+    """
+    sample = config.grading.check_golds
+    if isinstance(config.data, WorldDataConfig):
+        sample = min(sample, WORLD_GOLDS)
+    if sample:
+        report = check_golds(grader, problems, sample=sample)
+        report.require()
+        for line in report.lines():
+            message(line)
 
 
 @contextmanager

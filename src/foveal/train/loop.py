@@ -29,7 +29,7 @@ from foveal.signs import in_words
 from foveal.train.choices import choose
 from foveal.train.clock import Clock
 from foveal.train.draw import draw_rounds
-from foveal.train.grade import GradersFailed, StepGrading, saved_when_graders_fail
+from foveal.train.grade import GradersFailed, StepGrading, require_golds, saved_when_graders_fail
 from foveal.train.graphs import kept_for_update
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
@@ -145,6 +145,7 @@ class Run:
         message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=self.problems)
         if measured is None:
+            require_golds(self.grader, self.problems, config=config, message=message)
             self.grader.wait()  # what is measured is not to share the machine with the workers' start
         self.measured = choose(
             config, policy, self.reference, self.engine, longest=longest, recorded=measured, message=message
