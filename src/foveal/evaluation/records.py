@@ -40,16 +40,21 @@ class ProblemRecord:
     family: str | None = None
     grade: str | None = None
     template: str | None = None
+    failed: tuple[bool, ...] | None = None
+    """Completions of which the grader could not say whether they are right, so that they are not counted;
+    None without any."""
+    failed_other_picture: tuple[bool, ...] | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Share of its completions that are right (avg@k)."""
-        return _share(self.correct)
+    def accuracy(self) -> float | None:
+        """Share of its graded completions that are right (avg@k); None where none could be graded."""
+        return _graded_share(self.correct, self.failed)
 
     @property
     def accuracy_other_picture(self) -> float | None:
         """The same over another problem's pictures."""
-        return None if self.correct_other_picture is None else _share(self.correct_other_picture)
+        right = self.correct_other_picture
+        return None if right is None else _graded_share(right, self.failed_other_picture)
 
     @property
     def perception_error_fraction(self) -> float | None:
@@ -91,8 +96,22 @@ class Evaluation:
 
     @cached_property
     def accuracy(self) -> Estimate:
-        """Mean over problems of avg@k, with its bootstrap interval over problems."""
-        return stats.mean([r.accuracy for r in self.records], key=("accuracy",), level=self.level)
+        """Mean over the problems that could be graded of avg@k, with its bootstrap interval over problems.
+
+        Raises: FovealError, when no completion could be graded.
+        """
+        values = [value for record in self.records if (value := record.accuracy) is not None]
+        if not values:
+            raise FovealError(
+                f"none of the completions of {len(self.records)} problems could be graded; look at the "
+                f"warnings of the rewards, and at [grading] and [[rewards]]"
+            )
+        return stats.mean(values, key=("accuracy",), level=self.level)
+
+    @property
+    def failed_count(self) -> int:
+        """Completions that could not be graded, those over other pictures too."""
+        return sum(sum(r.failed or ()) + sum(r.failed_other_picture or ()) for r in self.records)
 
     def estimate(self, quantity: str) -> Estimate | None:
         """The mean of one of `QUANTITIES` over the problems that have it; None where none has."""
@@ -109,6 +128,7 @@ class Evaluation:
         return {
             "problems": len(self.records),
             "completions": len(lengths),
+            "failed_count": self.failed_count,
             **_estimates(self.records, level=self.level),
             "kinds": shares(self.kinds),
             "judge_agreement_fraction": _share(agree) if agree else None,
@@ -184,6 +204,11 @@ def _record(data: Mapping[str, Any]) -> ProblemRecord:
 
 def _without_nulls(data: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in data.items() if v is not None}
+
+
+def _graded_share(values: Sequence[bool], failed: Sequence[bool] | None) -> float | None:
+    graded = [v for v, lost in zip(values, failed or [False] * len(values), strict=True) if not lost]
+    return _share(graded) if graded else None
 
 
 def _share(values: Sequence[bool]) -> float:

@@ -13,9 +13,9 @@ from foveal.ranges import GRADING, spanned
 from foveal.rewards.base import Declared, Handed, Threaded
 from foveal.rewards.counts import Counter
 from foveal.rewards.pool import GradingError, Pool
-from foveal.rewards.session import Call, Grading, settled
+from foveal.rewards.session import Call, Grading, settle, settled
 from foveal.rewards.settings import GradingConfig
-from foveal.rewards.tasks import UNSETTLED, Outcome, Task, TryLater, values_of
+from foveal.rewards.tasks import UNSETTLED, Outcome, Task, TryLater
 from foveal.rewards.threads import Threads
 from foveal.spec import ConfigError, load_class
 from foveal.types import Completion, Group, Problem, Reward
@@ -278,16 +278,6 @@ class Grader:
                 yield Task(target=target, fields=reward.model_dump())
             for name in getattr(reward, "worker_calls", ()):
                 yield Task(target=name)
-
-
-def settle(call: Call, found: object) -> None:
-    """Put the value of a fast path, or what went wrong in it, into its call."""
-    outcome = found if isinstance(found, Outcome) else Outcome(kind="value", value=found)
-    values = values_of(outcome, 1) if outcome.kind == "value" else outcome.message
-    if isinstance(values, str):
-        call.failure = Outcome(kind="failure", message=values)
-    else:
-        call.values = values
 
 
 def changed(settings: GradingConfig, given: Mapping[str, float | None]) -> GradingConfig:

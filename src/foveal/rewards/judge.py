@@ -174,8 +174,8 @@ class Judge(Threaded):
             raise TryLater(f"the reply states no {wanted}: {end[-80:]!r}")
         if self.parse == "yes_no":
             return _WORDS[match[1].lower()]
-        score, best = float(match[1]), float(match[2]) if match[2] else self.scale
-        if not 0 <= score <= self.scale or best != self.scale:
+        score, best = float(match[1]), match[2]
+        if not 0 <= score <= self.scale or (best is not None and float(best) != self.scale):
             raise TryLater(f"the reply's score is {match[0].strip()!r}; expected one of 0 to {self.scale:g}")
         return score / self.scale
 
@@ -206,9 +206,9 @@ class Memory:
             if not file.is_file():
                 return
             for line in file.read_bytes().split(b"\n"):
-                key, value = _entry(line)
-                if key is not None and value is not None:
-                    self._values.setdefault(key, value)
+                entry = _entry(line)
+                if entry is not None:
+                    self._values.setdefault(*entry)
 
     def get(self, key: str) -> float | None:
         """What was said of it."""
@@ -228,13 +228,13 @@ class Memory:
                     file.write(line.encode() + b"\n")
 
 
-def _entry(line: bytes) -> tuple[str | None, float | None]:
+def _entry(line: bytes) -> tuple[str, float] | None:
+    """What a line remembers; None where it is no such line."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
-        return None, None
-    if not isinstance(found, Mapping):
-        return None, None
-    key, value = found.get("key"), found.get("value")
-    sound = isinstance(key, str) and isinstance(value, int | float) and 0 <= value <= 1
-    return (key, float(value)) if sound else (None, None)
+        return None
+    key, value = (found.get("key"), found.get("value")) if isinstance(found, Mapping) else (None, None)
+    if isinstance(key, str) and isinstance(value, int | float) and 0 <= value <= 1:
+        return key, float(value)
+    return None

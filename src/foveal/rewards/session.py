@@ -150,14 +150,15 @@ class Grading:
                 return
             again = self._judge(call, outcome, asked)
             if again is None:
-                self._pending += len(call.parts) - 1
+                self._pending += sum(not part.settled for part in call.parts) - 1
                 self._ended = time.monotonic()
                 if self._pending == 0:
                     self._changed.notify_all()
         if again is not None:
             self._send(call, delay=again)
         for part in call.parts:
-            self._send(part)
+            if not part.settled:
+                self._send(part)
 
     def _judge(self, call: Call, outcome: Outcome, asked: TryLater | None) -> float | None:
         """Settle a call; or the seconds after which it is to be made again."""
@@ -171,14 +172,17 @@ class Grading:
         if call.attempts <= call.retries and not final:
             pause = self._grader.settings.backoff_s * 2.0 ** (call.attempts - 1)
             return min(max(pause, asked.after_s if asked else 0.0), MAX_BACKOFF_S)
-        if count > 1 and outcome.kind == "failure":
+        whole = outcome.kind == "value" and isinstance(outcome.value, list) and len(outcome.value) == count
+        if count > 1 and (whole or outcome.kind == "failure"):
             # One bad completion is not to cost the others of its group their values.
             call.parts = [
                 Call(reward=call.reward, retries=0, make=call.make, completions=(completion,))
                 for completion in call.completions
             ]
-            return None
-        call.failure = failure
+            for part, value in zip(call.parts, outcome.value if whole else (), strict=False):
+                settle(part, value)
+        else:
+            call.failure = failure
         return None
 
     def _groups(self) -> list[Group]:
@@ -219,6 +223,16 @@ class Grading:
                 )
             )
         return groups
+
+
+def settle(call: Call, found: object) -> None:
+    """Put the value of a completion, or what went wrong with it, into its call."""
+    outcome = found if isinstance(found, Outcome) else Outcome(kind="value", value=found)
+    values = values_of(outcome, 1) if outcome.kind == "value" else outcome.message
+    if isinstance(values, str):
+        call.failure = Outcome(kind="failure", message=values)
+    else:
+        call.values = values
 
 
 def settled(function: Callable[[], Any]) -> Any:  # noqa: ANN401

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -60,6 +60,9 @@ class _FunctionReward(Declared):
 
 class Function(_FunctionReward, Handed):
     """A function in a file or package, called in grading workers: `type = "their_file.py:func"`."""
+
+    own_code: ClassVar[bool] = True
+    """Somebody's own code runs in its workers."""
 
     def model_post_init(self, context: Any) -> None:  # noqa: ANN401
         """Import it, to know how it is called."""
