@@ -35,8 +35,16 @@ MODEL_AND_FILE_MODULES = frozenset(
     "datasets glob http huggingface_hub pathlib peft pyarrow ray requests rich safetensors shutil socket "
     "sqlite3 tempfile tokenizers tomllib transformers urllib vllm".split()
 )
-PROCESS_ISOLATION = {"rewards.containment", "rewards.grading", "rewards.pool", "rewards.worker"}
-"""Graders in worker processes: the one part of the pure layer that talks to the operating system."""
+PROCESS_ISOLATION = {
+    "rewards.chat",
+    "rewards.containment",
+    "rewards.grading",
+    "rewards.judge",
+    "rewards.pool",
+    "rewards.worker",
+}
+"""Graders in worker processes, and judges behind a server: the one part of the pure layer that talks to the
+operating system."""
 
 OPTIONAL = ("datasets", "peft", "ray", "tensorboard", "trackio", "vllm", "wandb")
 GLOBAL_RANDOM_NUMPY = frozenset(

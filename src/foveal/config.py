@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
-from foveal import data, objectives, perturbations, rewards
+from foveal import data, objectives, perturbations
 from foveal.collapse import GuardConfig
 from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
+from foveal.rewards.adapters.functions import build_reward
+from foveal.rewards.settings import GradingConfig as GradingConfig
 from foveal.spec import Config, ConfigError, build_component, explain
 from foveal.tables import apply_override, own_copy, read_table
 from foveal.tables import shipped as shipped
@@ -44,7 +46,7 @@ def _perturbation(value: object) -> object:
 
 
 def _reward(value: object) -> object:
-    return build_component(value, rewards.REGISTRY, kind="reward", base=Reward)
+    return build_reward(value)
 
 
 DataField = Annotated[SerializeAsAny[DataSource], BeforeValidator(_data)]
@@ -192,14 +194,6 @@ class CheckpointConfig(Config):
     """Newest checkpoints kept, beside the best one."""
 
 
-class GradingConfig(Config):
-    """Worker processes for rewards."""
-
-    workers: int = Field(1, ge=1)
-    cpu_limit_s: float = Field(5.0, gt=0)
-    """CPU seconds for one completion and reward, so that a loaded machine grades the same."""
-
-
 class PicturesConfig(Config):
     """Who loads, perturbs and preprocesses pictures."""
 
@@ -264,7 +258,8 @@ def load(
     """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check
     everything.
 
-    `data` is a path, a hub id, or "world". It replaces a table of another type; columns and the like stay.
+    A key `reward` is a list `rewards` of one. `data` is a path, a hub id, or "world". It replaces a table of
+    another type; columns and the like stay.
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
@@ -281,6 +276,8 @@ def load(
     for override in overrides:
         apply_override(table, override)
     where = str(source) if isinstance(source, Path) else "config"
+    if "reward" in table:
+        table["rewards"] = [table.pop("reward")]
     if "data" not in table:
         raise ConfigError(f"{where}: no data; add a [data] table or pass --data FILE_OR_HUB_ID")
     try:

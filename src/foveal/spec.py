@@ -62,13 +62,13 @@ class Component(Config):
     """Methods that a class derived from this one has to write itself."""
 
 
-def load_class(path: str, *, kind: str, base: type[Component] = Component) -> type[Component]:
-    """Import the class named by `module:Class`; a module may be a file beside the working directory.
+def load_object(path: str, *, kind: str) -> Any:
+    """Import what is named by `module:name` or `file.py:name`; a file is looked for in the working directory,
+    then where Python looks, which is beside the config too.
 
-    Raises: ConfigError, when the module or the class does not exist, is not derived from `base`, or lacks a
-    method that `base` leaves to it.
+    Raises: ConfigError, when the module or the name does not exist.
     """
-    module_name, _, class_name = path.partition(":")
+    module_name, _, class_name = path.rpartition(":")
     if not module_name or not class_name:
         raise ConfigError(f"{kind} type {path!r} is not an import path; write it as 'my_file:MyClass'")
     module = _load_module(module_name, kind=kind, path=path)
@@ -77,6 +77,16 @@ def load_class(path: str, *, kind: str, base: type[Component] = Component) -> ty
         near = difflib.get_close_matches(class_name, [n for n in vars(module) if not n.startswith("_")], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ConfigError(f"{kind} type {path!r}: module {module_name!r} has no {class_name!r}{hint}")
+    return found
+
+
+def load_class(path: str, *, kind: str, base: type[Component] = Component) -> type[Component]:
+    """Import the class named by `module:Class`; a module may be a file beside the working directory.
+
+    Raises: ConfigError, when the module or the class does not exist, is not derived from `base`, or lacks a
+    method that `base` leaves to it.
+    """
+    found = load_object(path, kind=kind)
     if not (isinstance(found, type) and issubclass(found, base)):
         # Perturbations are told, and imported in the docs, from where the other kinds are.
         origin = base.__module__.replace("foveal.views", "foveal.types")
@@ -90,8 +100,23 @@ def load_class(path: str, *, kind: str, base: type[Component] = Component) -> ty
     return found
 
 
-def _load_module(name: str, *, kind: str, path: str) -> Any:
+def absolute_path(path: str) -> str:
+    """An import path that holds in any working directory: that of a file by the file's own."""
+    name, _, attribute = path.rpartition(":")
+    file = _plugin_file(name)
+    return f"{file.resolve()}:{attribute}" if file.is_file() else path
+
+
+def _plugin_file(name: str) -> Path:
+    """The file that a module's name stands for, which need not be there."""
     file = Path(name if name.endswith(".py") else name.replace(".", "/") + ".py")
+    if name.endswith(".py") and not file.is_file():
+        return next((Path(place) / file for place in sys.path if (Path(place) / file).is_file()), file)
+    return file
+
+
+def _load_module(name: str, *, kind: str, path: str) -> Any:
+    file = _plugin_file(name)
     try:
         module = _from_file(file) if file.is_file() else importlib.import_module(name)
     except (Exception, SystemExit) as error:  # importing runs the user's code

@@ -4,7 +4,7 @@ Axes: N groups (problems), G group size, B = N * G completions, T completion tok
 prompt tokens, K chosen tokens, V vocabulary.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Protocol
 
@@ -57,7 +57,8 @@ class Completion:
 class Group:
     """The G graded completions of one problem. `breakdown` has one list of G values for each reward by
     name, `segments` one list of G character spans (or None) for each reward that marks a part of a
-    completion.
+    completion. `excluded`: completions by place that take no part in the group's statistics nor in the loss,
+    and why; `failed`: those whose accuracy reward failed, so that `correct` means nothing there.
     """
 
     problem: Problem
@@ -66,6 +67,8 @@ class Group:
     correct: tuple[bool, ...]
     breakdown: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     segments: Mapping[str, tuple["Span | None", ...]] = field(default_factory=dict)
+    excluded: Mapping[int, str] = field(default_factory=dict)
+    failed: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -323,6 +326,8 @@ class Reward(Component):
     """Whether it opens connections: grading workers are cut off from the network unless a reward says so."""
     environment: ClassVar[tuple[str, ...]] = ()
     """Names of environment variables that it reads, "*" for all: workers start without the others."""
+    needs_images: ClassVar[bool] = False
+    """Whether it gets the problem with its pictures."""
 
     weight: float = 1.0
     """Factor in the sum of rewards."""
@@ -359,14 +364,24 @@ class Sampling:
     """As `hold_tokens`: keep the products of linear layers on completions."""
 
 
+Finished = Callable[[int, tuple[Completion, ...]], None]
+
+
 class RolloutEngine(Protocol):
     """Draws completions; the local sampler and servers look the same from outside."""
 
     def generate(
-        self, problems: Sequence[Problem], *, sampling: Sampling, key: Key, view: ViewName = CLEAN
+        self,
+        problems: Sequence[Problem],
+        *,
+        sampling: Sampling,
+        key: Key,
+        view: ViewName = CLEAN,
+        finished: "Finished | None" = None,
     ) -> list[tuple[Completion, ...]]:
         """`group_size` completions of each problem, in order. Noise is keyed by (*key, problem id,
-        completion, position).
+        completion, position). `finished` may be told the place of a problem and its completions, once these
+        are there, while others are still drawn.
         """
         ...
 

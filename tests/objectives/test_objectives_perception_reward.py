@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from torch import Tensor
 
+from foveal.advantages import group_normalised
 from foveal.objectives.cppo import CPPO
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.papo import PAPO
@@ -61,10 +62,15 @@ def test_a_group_of_equal_values_adds_exactly_zero(size: int, value: float) -> N
     assert torch.equal(PerceptionReward().advantages(inputs), GRPO().advantages(inputs))
 
 
-def test_a_value_that_could_not_be_graded_counts_zero() -> None:
-    inputs = case_of((0.5, math.nan, 0.5, 0.5)).batch.inputs
-    found = PerceptionReward().advantages(inputs)
-    assert torch.equal(found, PerceptionReward().advantages(case_of((0.5, 0.0, 0.5, 0.5)).batch.inputs))
+def test_a_completion_without_a_value_takes_no_part_in_the_comparison() -> None:
+    """The advantages of the others are those that they have without it; it has none itself."""
+    inputs = case_of((0.5, math.nan, 0.25, 1.0)).batch.inputs
+    objective = PerceptionReward(on="all_tokens")
+    added = objective.advantages(inputs) - GRPO().advantages(inputs)
+    kept = torch.tensor([0, 2, 3])
+    alone = group_normalised(inputs.breakdown["facts"][kept], inputs.prompt_index[kept])
+    assert torch.allclose(added[kept, 0], 0.5 * alone)
+    assert torch.equal(added[1], torch.zeros_like(added[1]))
 
 
 @pytest.mark.parametrize("base", [GRPO(), PAPO(kl_prcp_coef=0.1), CPPO(cpl_coef=0.1)])

@@ -110,16 +110,19 @@ def test_values_given_up_at_a_limit_are_counted_step_by_step(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a resumed run, whose grader is new, logs the same."""
-    grade = loop.Grader.grade_many
+    begin = loop.Grader.begin
 
-    def slow(self: Any, items: Any) -> list[Group]:
-        self.timeouts += 2
-        return grade(self, items)
+    def slow(self: Any) -> Any:
+        self.counts.timeouts[0] += 2
+        return begin(self)
 
-    monkeypatch.setattr(loop.Grader, "grade_many", slow)
+    monkeypatch.setattr(loop.Grader, "begin", slow)
     loop.start(world_config(tiny_folder, steps=3), tmp_path / "run")
     found = [line["reward/timeout_count"] for line in lines(tmp_path / "run") if line["kind"] == "step"]
     assert found == [2, 2, 2]
+    assert [
+        line["reward/boxed_timeout_count"] for line in lines(tmp_path / "run") if line["kind"] == "step"
+    ] == found
 
 
 def test_skipped_updates_are_counted_over_the_run(

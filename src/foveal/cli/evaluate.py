@@ -103,9 +103,13 @@ def _print_evaluation(summary: Mapping[str, Any]) -> None:
     for group in ("by_family", "by_grade"):
         for label, values in summary[group].items():
             found = values["accuracy"]
+            if found is None:
+                continue
             table.add_row(
                 f"  accuracy, {label}", f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"
             )
     for kind, share in summary["kinds"].items():
         table.add_row(f"  {kind}", f"{share:.3f}", "")
+    if summary["failed_count"]:
+        table.add_row("could not be graded, left out", str(summary["failed_count"]), "")
     Console(file=sys.stdout).print(table)

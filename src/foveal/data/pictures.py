@@ -49,23 +49,6 @@ DEPTHS = (8, 10, 12, 14, 16, 24, 32)
 
 DARK = 64
 """Of 8-bit samples: a 16-bit colour picture whose samples all lie below uses at most 14 bits."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Kinds of pictures that are opened, by what is in the file. Pillow knows forty more, some of which start
-other programs (EPS runs Ghostscript) or are seldom tested against hostile files."""
-
-_REFUSED_STARTS = {
-    b"%!PS": "EPS",
-    b"\xc5\xd0\xd3\xc6": "EPS",
-    b"%PDF": "PDF",
-    b"8BPS": "PSD",
-    b"DDS ": "DDS",
-    b"\xd7\xcd\xc6\x9a": "WMF",
-    b"\x00\x00\x00\x0cjP": "JPEG 2000",
-    b"\xffO\xffQ": "JPEG 2000",
-    b"<svg": "SVG",
-    b"<?xml": "SVG or other XML",
-}
-"""How files of kinds that people do store begin, to name them in the refusal."""
 
 _OPENING = threading.Lock()
 """Filters of warnings are the process's: threads that load pictures set them one at a time."""
@@ -223,27 +206,6 @@ def _is_deep_colour(image: Image) -> bool:
     """Whether the file has colour of 16 bits per sample, of which Pillow keeps the upper eight."""
     tiles = getattr(image, "tile", ())
     return image.mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in tiles)
-
-
-@cache
-def _formats() -> tuple[str, ...]:
-    """The allowed kinds that this Pillow was built with; it raises for others."""
-    PIL.Image.init()
-    return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
-
-
-def _kind_of(content: bytes | Path | Member) -> str:
-    """The name of a kind that is not opened on purpose."""
-    try:
-        found = _file(content)
-        with found.open("rb") if isinstance(found, Path) else found as opened:
-            start = opened.read(16)
-    except OSError:
-        return ""
-    for beginning, name in _REFUSED_STARTS.items():
-        if start.startswith(beginning):
-            return f" (it is {name}, which is not opened)"
-    return ""
 
 
 def _reason(error: Exception) -> str:

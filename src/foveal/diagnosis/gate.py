@@ -16,7 +16,7 @@ def gate(evaluation: Evaluation, *, margin: float = 0.0) -> Estimate:
     picture.
     """
     asked = [(r.accuracy_other_picture, r.accuracy) for r in evaluation.records]
-    pairs = [(other, right) for other, right in asked if other is not None]
+    pairs = [(other, right) for other, right in asked if other is not None and right is not None]
     if not pairs:
         raise FovealError(
             "no problem was asked with another problem's picture, so nothing shows that the model looks; "

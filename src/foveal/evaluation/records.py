@@ -43,16 +43,21 @@ class ProblemRecord:
     cluster: str | None = None
     """Problems with one label are versions of one question, such as MathVerse's five, and are resampled
     together; None where each stands for itself."""
+    failed: tuple[bool, ...] | None = None
+    """Completions of which the grader could not say whether they are right, so that they are not counted;
+    None without any."""
+    failed_other_picture: tuple[bool, ...] | None = None
 
     @property
-    def accuracy(self) -> float:
-        """Share of its completions that are right (avg@k)."""
-        return _share(self.correct)
+    def accuracy(self) -> float | None:
+        """Share of its graded completions that are right (avg@k); None where none could be graded."""
+        return _graded_share(self.correct, self.failed)
 
     @property
     def accuracy_other_picture(self) -> float | None:
         """The same over another problem's pictures."""
-        return None if self.correct_other_picture is None else _share(self.correct_other_picture)
+        right = self.correct_other_picture
+        return None if right is None else _graded_share(right, self.failed_other_picture)
 
     @property
     def perception_error_fraction(self) -> float | None:
@@ -100,11 +105,22 @@ class Evaluation:
 
     @cached_property
     def accuracy(self) -> Estimate:
-        """Mean over problems of avg@k, with its bootstrap interval over problems."""
+        """Mean over the problems that could be graded of avg@k, with its bootstrap interval over problems.
+
+        Raises: FovealError, when no completion could be graded.
+        """
         found = _estimate(self.records, "accuracy", level=self.level)
         if found is None:
-            raise FovealError("an evaluation without problems has no accuracy")
+            raise FovealError(
+                f"none of the completions of {len(self.records)} problems could be graded; look at the "
+                f"warnings of the rewards, and at [grading] and [[rewards]]"
+            )
         return found
+
+    @property
+    def failed_count(self) -> int:
+        """Completions that could not be graded, those over other pictures too."""
+        return sum(sum(r.failed or ()) + sum(r.failed_other_picture or ()) for r in self.records)
 
     def estimate(self, quantity: str) -> Estimate | None:
         """The mean of one of `QUANTITIES` over the problems that have it; None where none has."""
@@ -121,6 +137,7 @@ class Evaluation:
         return {
             "problems": len(self.records),
             "completions": len(lengths),
+            "failed_count": self.failed_count,
             **_estimates(self.records, level=self.level),
             "kinds": shares(self.kinds),
             "judge_agreement_fraction": _share(agree) if agree else None,
@@ -207,6 +224,11 @@ def _record(data: Mapping[str, Any]) -> ProblemRecord:
 
 def _without_nulls(data: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in data.items() if v is not None}
+
+
+def _graded_share(values: Sequence[bool], failed: Sequence[bool] | None) -> float | None:
+    graded = [v for v, lost in zip(values, failed or [False] * len(values), strict=True) if not lost]
+    return _share(graded) if graded else None
 
 
 def _share(values: Sequence[bool]) -> float:

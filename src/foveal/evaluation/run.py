@@ -184,11 +184,18 @@ def _record(group: Group, *, judge: Judge | None, other: Group | None) -> Proble
         kinds=kinds,
         format=_format(group, kinds),
         correct_other_picture=None if other is None else tuple(bool(c) for c in other.correct),
+        failed=_failed(group),
+        failed_other_picture=None if other is None else _failed(other),
         family=_text(problem.meta.get("family")),
         grade=_text(problem.meta.get("grade")),
         template=_text(problem.meta.get("template")),
         cluster=_text(next((problem.meta[key] for key in CLUSTER_KEYS if key in problem.meta), None)),
     )
+
+
+def _failed(group: Group) -> tuple[bool, ...] | None:
+    """The completions whose accuracy reward failed; None without any."""
+    return tuple(n in group.failed for n in range(len(group.completions))) if group.failed else None
 
 
 def _format(group: Group, kinds: tuple[str, ...] | None) -> tuple[bool, ...] | None:

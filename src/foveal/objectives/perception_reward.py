@@ -22,8 +22,9 @@ class PerceptionReward(Extension):
     `reward` compared within its group as `advantage` says; exactly 0 in a group of equal values. The
     answer's advantage stays on all tokens. On the "perception_segment" P goes to the tokens of the part of
     the completion that states the facts, as the reward marks it (`Reward.segment`); where it marks none P
-    goes to the whole completion, so that silence costs what it should. A value of None (not graded) counts
-    0, as in the sum of rewards. Gradient flows as in the base. With coef 0 this is the base bit for bit.
+    goes to the whole completion, so that silence costs what it should. A completion without a value (None)
+    has P = 0 and takes no part in the comparison. Gradient flows as in the base. With coef 0 this is the base
+    bit for bit.
 
     The reward stands in the run's list with weight 0, or it would be paid twice:
     `[[rewards]] type = "facts"`, `weight = 0`.
@@ -64,8 +65,8 @@ class PerceptionReward(Extension):
                 f'type = "{self.reward}", weight = 0, or change objective.reward'
             )
         values = inputs.breakdown[self.reward]
-        values = torch.where(values.isnan(), 0.0, values)
-        relative = RELATIVE[self.advantage](values, inputs.prompt_index)
+        known, relative = ~values.isnan(), torch.zeros_like(values)
+        relative[known] = RELATIVE[self.advantage](values[known], inputs.prompt_index[known])
         return found + self.coef * broadcast(relative, self._tokens(inputs)).to(found)
 
     def measures(self, batch: Batch, now: Mapping[ViewName, TokenStats]) -> list[Term]:

@@ -12,6 +12,8 @@ REGISTRY: dict[str, str] = {
     "mathruler": "foveal.rewards.mathruler:Mathruler",
     "format": "foveal.rewards.rules:Format",
     "facts": "foveal.worlds.facts:Facts",
+    "judge": "foveal.rewards.judge:Judge",
+    "python": "foveal.rewards.adapters.functions:Python",
 }
 """Short name -> import path."""
 

@@ -1,17 +1,23 @@
-"""Grades completions: plain cases at once, the rest in worker processes with a limit of CPU time."""
+"""Grades completions: plain cases at once, rules in worker processes with a limit of CPU time, judges in
+threads."""
 
-import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from foveal.ranges import GRADING, spanned
+from foveal.rewards.base import Declared, Handed, Threaded
 from foveal.rewards.containment import needs_of
+from foveal.rewards.counts import Counter
 from foveal.rewards.pool import GradingError, Pool
-from foveal.rewards.tasks import UNSETTLED, Outcome, Task
+from foveal.rewards.session import Call, Grading, settle, settled
+from foveal.rewards.settings import GradingConfig
+from foveal.rewards.tasks import UNSETTLED, Outcome, Task, TryLater
+from foveal.rewards.threads import Threads
 from foveal.spec import ConfigError, load_class
 from foveal.types import Completion, Group, Problem, Reward
 
@@ -29,71 +35,75 @@ class Settles(Protocol):
         ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Slot:
-    """Where the value of a reward belongs: item, reward, completion."""
-
-    item: int
-    reward: int
-    completion: int
-
-
 class Grader:
     """Grades groups with rewards: total = sum over rewards of weight * value.
 
-    A value of None (cannot be graded, over the limit, or failed) counts 0 in the sum and stays None in the
-    breakdown. A completion is correct when the first accuracy reward gives at least 0.5. Rewards of this
-    library decide plain cases here; what is slow, and every user's reward without a `settle` method, runs
-    in a worker, so that an endless loop costs `cpu_limit_s` and not the run. Verdicts do not depend on the
-    machine's load, nor on the number of workers.
+    A value that fails (an exception, a crash, no number, a limit of time) is asked for again, and in the end
+    counted; its completion is marked as `settings.on_failure` says and has no total. None means that a reward
+    cannot be applied: it adds nothing to the sum, and a completion that lacks a value others of its group
+    have is marked too, since its sum cannot be compared with theirs. A completion is correct when the
+    accuracy reward gives at least 0.5: the first that says it is one.
 
+    Rewards of this library decide plain cases here; what is slow, and every user's reward without a `settle`
+    method, runs in a worker, so that an endless loop costs `cpu_limit_s` and not the run; judges wait for
+    their servers in threads. Verdicts do not depend on the machine's load short of the wall limits, nor on
+    the number of workers or threads, nor on the order in which they come.
     """
 
     def __init__(
         self,
         rewards: Sequence[Reward],
+        settings: GradingConfig | None = None,
         *,
-        workers: int = 1,
-        cpu_limit_s: float = 5.0,
+        used: Sequence[str] = (),
+        workers: int | None = None,
+        cpu_limit_s: float | None = None,
         wall_limit_s: float | None = None,
     ) -> None:
-        """`workers` processes at most, started when first needed; `cpu_limit_s` CPU seconds for one value.
+        """`used`: names of rewards that the objective reads, whatever their weight; the others change
+        `settings`. Workers and threads are started when first needed.
 
-        Raises: ConfigError, without an accuracy reward, or for a reward that workers cannot import.
+        Raises: ConfigError, without an accuracy reward, or for a reward that can run nowhere.
         """
-        if workers < 1:
-            raise ConfigError(f"a grader needs at least one worker, got {workers}; set workers = 1 or more")
-        if not cpu_limit_s > 0.0:
-            raise ConfigError(
-                f"cpu_limit_s = {cpu_limit_s} is no limit; set a number of CPU seconds above 0, such as 5"
-            )
+        given = {"workers": workers, "cpu_limit_s": cpu_limit_s, "wall_limit_s": wall_limit_s}
+        self.settings = changed(settings or GradingConfig(), given)
         self.rewards = tuple(rewards)
         self.names = reward_names(self.rewards)
-        self._accuracy = next((n for n, reward in enumerate(self.rewards) if reward.is_accuracy), None)
-        if self._accuracy is None:
-            raise ConfigError(
-                f"none of the rewards ({', '.join(self.names) or 'none given'}) says whether an answer is "
-                "right; set is_accuracy: ClassVar[bool] = True in yours, or add a reward that only measures: "
-                '{type = "boxed", weight = 0}'
-            )
-        self._targets = [
-            None if isinstance(reward, Settles) else _import_path(reward) for reward in self.rewards
-        ]
-        # Generous: it only catches what sleeps or waits, and a loaded machine must not reach it first.
-        wall = 60.0 + 20.0 * cpu_limit_s if wall_limit_s is None else wall_limit_s
+        self.accuracy = accuracy_of(self.rewards, self.names)
+        self.counting = tuple(
+            n
+            for n, (reward, name) in enumerate(zip(self.rewards, self.names, strict=True))
+            if reward.weight != 0 or n == self.accuracy or name in used
+        )
+        self._targets = [_target(reward) for reward in self.rewards]
         self._first = tuple(self._first_tasks())
         self._pool = Pool(
-            workers=workers,
-            cpu_limit_s=cpu_limit_s,
-            wall_limit_s=wall,
+            workers=self.settings.workers,
+            cpu_limit_s=self.settings.cpu_limit_s,
+            wall_limit_s=self.settings.wall_limit_s,
             first=self._first,
             needs=needs_of(self.rewards),
         )
+        self._threads = {
+            index: Threads(
+                reward.concurrency,
+                limit_s=float("inf") if reward.has_timeout else self.settings.wall_limit_s,
+            )
+            for index, reward in enumerate(self.rewards)
+            if isinstance(reward, Threaded)
+        }
         self._warned: set[str] = set()
-        self.timeouts = 0
+        self.counts = Counter(size=len(self.rewards))
+
+    @property
+    def timeouts(self) -> int:
         """Values given up at a limit so far."""
-        self.failures = 0
-        """Values lost to an exception, a crash or a wrong type so far."""
+        return sum(self.counts.timeouts)
+
+    @property
+    def failures(self) -> int:
+        """Values lost to an exception, a crash, a wrong type or a server so far."""
+        return sum(self.counts.failures)
 
     def grade(self, problem: Problem, completions: Sequence[Completion]) -> Group:
         """The graded group of one problem."""
@@ -101,43 +111,29 @@ class Grader:
 
     @spanned(GRADING)
     def grade_many(self, items: Sequence[tuple[Problem, Sequence[Completion]]]) -> list[Group]:
-        """The graded groups, in order; workers share the load of all.
+        """The graded groups, in order; workers and threads share the load of all.
 
         Raises: GradingError, when a reward cannot be loaded in a worker.
         """
-        values: list[list[list[float | None]]] = [
-            [[None] * len(completions) for _ in self.rewards] for _, completions in items
-        ]
-        tasks: list[Task] = []
-        slots: list[list[_Slot]] = []
-        known: dict[Task, int] = {}
-        for n, (problem, completions) in enumerate(items):
-            bare = replace(problem, images=())
-            for r, reward in enumerate(self.rewards):
-                for c, completion in enumerate(completions):
-                    slot = _Slot(item=n, reward=r, completion=c)
-                    found = self._settle(r, reward, problem, bare, completion.text)
-                    if not isinstance(found, Task):
-                        values[n][r][c] = self._number(Outcome(kind="value", value=found), slot, problem)
-                        continue
-                    # Completions of a group often agree: the same comparison is made once.
-                    plain = found.fields is None and all(isinstance(part, str) for part in found.arguments)
-                    place = known.setdefault(found, len(tasks)) if plain else len(tasks)
-                    if place == len(tasks):
-                        tasks.append(found)
-                        slots.append([])
-                    slots[place].append(slot)
-        for outcome, places in zip(self._pool.run(tasks), slots, strict=True):
-            for slot in places:
-                values[slot.item][slot.reward][slot.completion] = self._number(
-                    outcome, slot, items[slot.item][0]
-                )
-        return [
-            self._group(problem, completions, values[n]) for n, (problem, completions) in enumerate(items)
-        ]
+        grading = self.begin()
+        for place, (problem, completions) in enumerate(items):
+            grading.submit(place, problem, completions)
+        return grading.finish()
+
+    def begin(self, *, only: Sequence[int] | None = None, quiet: bool = False) -> Grading:
+        """A grading to which groups are given one after the other, while others are still drawn. One at a
+        time: it is to be finished or cancelled before the next. `only`: places of the rewards to ask;
+        `quiet`: without a warning of failures."""
+        return Grading(self, only=only, quiet=quiet)
 
     def start(self) -> None:
-        """Start the workers in the background, where a reward may need one, so that no step waits for it."""
+        """Start the workers in the background, where a reward may need one, so that no step waits for it.
+
+        Raises: ConfigError, when a judge cannot be asked.
+        """
+        for reward in self.rewards:
+            if isinstance(reward, Threaded):
+                reward.check_ready()
         if self._first:
             self._pool.start()
 
@@ -148,9 +144,24 @@ class Grader:
         """
         self._pool.wait()
 
+    def keep_in(self, folder: Path) -> None:
+        """Let rewards that remember what they were told write it into a run's folder, and read it there."""
+        for name, reward in zip(self.names, self.rewards, strict=True):
+            keep = getattr(reward, "keep_in", None)
+            if keep is not None:
+                keep(folder, name)
+
+    def give_up(self) -> None:
+        """Drop everything that is asked for."""
+        self._pool.give_up()
+        for threads in self._threads.values():
+            threads.give_up()
+
     def close(self) -> None:
         """End the workers; a later call starts new ones."""
         self._pool.close()
+        for threads in self._threads.values():
+            threads.give_up()
 
     def __enter__(self) -> "Grader":
         """The grader itself."""
@@ -162,83 +173,165 @@ class Grader:
         """End the workers."""
         self.close()
 
+    def sweep(self) -> float:
+        """Give up calls in threads that passed their limit; when the next one will (`time.monotonic`)."""
+        return min((threads.sweep() for threads in self._threads.values()), default=float("inf"))
+
+    def send(
+        self,
+        index: int,
+        what: Task | Callable[[], Any],
+        done: Callable[..., None],
+        *,
+        delay: float = 0.0,
+    ) -> None:
+        """Have a call of a reward made."""
+        if isinstance(what, Task):
+            self._pool.submit(what, done, delay=delay)
+        else:
+            self._threads[index].submit(what, done, delay=delay)
+
+    def calls_of(
+        self,
+        index: int,
+        problem: Problem,
+        completions: Sequence[Completion],
+        place: int,
+        *,
+        known: dict[object, Call],
+    ) -> Iterator[Call]:
+        """The calls that grade completions of a problem by a reward, those made before left out: they get
+        the place of the value too."""
+        reward, retries = self.rewards[index], self.settings.retries
+        if isinstance(reward, Threaded) and reward.retries is not None:
+            retries = reward.retries
+        everything = tuple((place, n) for n in range(len(completions)))
+        usual = None if isinstance(reward, Settles) else self._maker(index, problem)
+        if usual is not None and isinstance(reward, Declared) and reward.in_batches() and completions:
+            yield Call(
+                reward=index, retries=retries, make=usual, completions=tuple(completions), slots=[everything]
+            )
+            return
+        for completion, slot in zip(completions, everything, strict=True):
+            key: object = None
+            found: object = UNSETTLED
+            if usual is not None:
+                make = usual
+                if isinstance(reward, Threaded) and reward.has_timeout:
+                    key = (index, place, completion.text)
+            else:
+                found = settled(lambda text=completion.text: reward.settle(problem, text))  # type: ignore[misc,attr-defined]
+                make, key = self._settled_maker(index, problem, found)
+            if key in known:
+                known[key].slots.append((slot,))
+                continue
+            call = Call(reward=index, retries=retries, make=make, completions=(completion,), slots=[(slot,)])
+            if not isinstance(found, Task):
+                settle(call, found)
+            if key is not None:
+                known[key] = call
+            yield call
+
+    def _maker(self, index: int, problem: Problem) -> Callable[[Sequence[Completion]], Any]:
+        """What makes a call of a reward for completions of a problem."""
+        reward = self.rewards[index]
+        if isinstance(reward, Threaded):
+            return lambda some: lambda: reward.ask(problem, some)
+        seen = reward.needs_images or (isinstance(reward, Declared) and reward.send_images)
+        bare = problem if seen else replace(problem, images=())
+        if isinstance(reward, Handed):
+            return lambda some: reward.task(bare, some)
+        target, fields = self._targets[index] or _import_path(reward), reward.model_dump()
+        return lambda some: Task(target=target, arguments=(bare, some[0].text), fields=fields)
+
+    def _settled_maker(
+        self, index: int, problem: Problem, found: object
+    ) -> tuple[Callable[[Sequence[Completion]], Any], object]:
+        """What makes the call that a fast path asks for, and what it is known by: completions of a group
+        often agree, and the same comparison is made once."""
+        if found is UNSETTLED:
+            return self._maker(index, problem), None
+        if not isinstance(found, Task):
+            return lambda some: UNSETTLED, None
+        plain = found.fields is None and all(isinstance(part, str) for part in found.arguments)
+        return lambda some: found, (index, found) if plain else None
+
+    def warn(self, problem: Problem, failures: Mapping[tuple[int, int], Outcome]) -> None:
+        """Tell of the first failure of each reward; limits of time are only counted."""
+        for (index, place), outcome in sorted(failures.items(), key=lambda item: item[0]):
+            name = self.names[index]
+            if outcome.kind == "timeout" or name in self._warned:
+                continue
+            self._warned.add(name)
+            warnings.warn(
+                f"reward {name!r} failed on problem {problem.id!r}, completion {place}: {outcome.message}; "
+                f"[grading] on_failure = {self.settings.on_failure!r} says what becomes of the completion, "
+                f"and later failures are only counted",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
     def _first_tasks(self) -> Iterator[Task]:
         """What workers load before their first task; nothing where no reward needs one."""
         for reward, target in zip(self.rewards, self._targets, strict=True):
-            if target is not None:
+            if isinstance(reward, Handed):
+                yield reward.first_task()
+            elif target is not None:
                 yield Task(target=target, fields=reward.model_dump())
             for name in getattr(reward, "worker_calls", ()):
                 yield Task(target=name)
 
-    def _settle(
-        self, index: int, reward: Reward, problem: Problem, bare: Problem, text: str
-    ) -> float | None | Task:
-        found = reward.settle(problem, text) if isinstance(reward, Settles) else UNSETTLED
-        if found is not UNSETTLED:
-            return found
-        target = self._targets[index] or _import_path(reward)
-        return Task(target=target, arguments=(bare, text), fields=reward.model_dump())
 
-    def _number(self, outcome: Outcome, slot: _Slot, problem: Problem) -> float | None:
-        """The value as a float; counts what was lost, and tells of the first failure of each reward."""
-        if outcome.kind == "timeout":
-            self.timeouts += 1
-            return None
-        value = outcome.value
-        if outcome.kind == "value" and value is None:
-            return None
-        if outcome.kind == "value" and isinstance(value, int | float) and math.isfinite(value):
-            return float(value)
-        self.failures += 1
-        name = self.names[slot.reward]
-        if name not in self._warned:
-            self._warned.add(name)
-            what = outcome.message or f"{value!r} is not a finite number"
-            warnings.warn(
-                f"reward {name!r} failed on problem {problem.id!r}, completion {slot.completion}: {what}; "
-                "it counts as None there, and later failures are only counted",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return None
+def changed(settings: GradingConfig, given: Mapping[str, float | None]) -> GradingConfig:
+    """The settings with those that are given, checked.
 
-    def _group(
-        self, problem: Problem, completions: Sequence[Completion], values: Sequence[Sequence[float | None]]
-    ) -> Group:
-        weights = [reward.weight for reward in self.rewards]
-        totals = tuple(
-            sum((w * v for w, v in zip(weights, column, strict=True) if v is not None), 0.0)
-            for column in zip(*values, strict=True)
-        )
-        verdicts = values[self._accuracy or 0]
-        marked = {
-            name: tuple(reward.segment(problem, completion.text) for completion in completions)
-            for name, reward in zip(self.names, self.rewards, strict=True)
-            if type(reward).segment is not Reward.segment
-        }
-        return Group(
-            problem=problem,
-            completions=tuple(completions),
-            rewards=totals,
-            correct=tuple(value is not None and value >= 0.5 for value in verdicts),
-            breakdown={name: tuple(column) for name, column in zip(self.names, values, strict=True)},
-            segments=marked,
-        )
+    Raises: ConfigError.
+    """
+    wanted = {name: value for name, value in given.items() if value is not None}
+    for name, value in wanted.items():
+        if not value > 0:
+            raise ConfigError(f"grading.{name} is {value}; expected a number above 0")
+    return settings.model_copy(update=wanted)
+
+
+def accuracy_of(rewards: Sequence[Reward], names: Sequence[str]) -> int:
+    """The place of the reward that says what is correct.
+
+    Raises: ConfigError, when none does.
+    """
+    for n, reward in enumerate(rewards):
+        if reward.is_accuracy or (isinstance(reward, Declared) and reward.accuracy):
+            return n
+    for n, reward in enumerate(rewards):
+        if isinstance(reward, Declared) and reward.accuracy is None:
+            return n
+    raise ConfigError(
+        f"none of the rewards ({', '.join(names) or 'none given'}) says whether an answer is right; set "
+        "is_accuracy: ClassVar[bool] = True in yours, or accuracy = true in the table of a function or "
+        'judge, or add a reward that only measures: {type = "boxed", weight = 0}'
+    )
 
 
 def reward_names(rewards: Sequence[Reward]) -> tuple[str, ...]:
-    """Names for the breakdown: the short name, or the class in snake case; repeated ones are numbered."""
+    """Names for the breakdown: the name given, the short name, or that of the class or function in snake
+    case; repeated ones are numbered."""
     names: list[str] = []
     for reward in rewards:
-        short = reward.type
+        short = getattr(reward, "name", None) or reward.type
         if not short or ":" in short:
-            short = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(reward).__name__).lower()
+            own = getattr(reward, "short_name", type(reward).__name__)
+            short = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", own).lower()
         count = sum(
             name == short or name.startswith(short + "_") and name[len(short) + 1 :].isdigit()
             for name in names
         )
         names.append(short if count == 0 else f"{short}_{count + 1}")
     return tuple(names)
+
+
+def _target(reward: Reward) -> str | None:
+    """The import path of a reward that workers build themselves."""
+    return None if isinstance(reward, Settles | Declared) else _import_path(reward)
 
 
 def _import_path(reward: Reward) -> str:
@@ -251,8 +344,9 @@ def _import_path(reward: Reward) -> str:
     raise ConfigError(
         f"reward {path!r} cannot be imported by a grading worker, as it is defined in a main script, a "
         "notebook or a function; put it in a file and write type = 'my_file:MyReward', or give it a method "
-        "settle(problem, text), which runs in this process without a limit"
+        "settle(problem, text), which runs in this process without a limit, or pass a plain function "
+        "(foveal.rewards.adapters.reward_from)"
     )
 
 
-__all__ = ["UNSETTLED", "Grader", "GradingError", "Settles", "Task"]
+__all__ = ["UNSETTLED", "Grader", "GradingError", "Settles", "Task", "TryLater"]

@@ -1,4 +1,4 @@
-"""A few grading workers, replaced when a limit ends them. Results come back in order."""
+"""A few grading workers, replaced when a limit ends them, fed by a thread while others go on."""
 
 import contextlib
 import json
@@ -9,15 +9,15 @@ import site
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection, Pipe, wait
 
 from foveal.rewards.containment import Needs, environment_for
 from foveal.rewards.messages import MAX_REPLY, BadReply, decode
-from foveal.rewards.tasks import Outcome, Task
+from foveal.rewards.tasks import CPU_LIMIT, Outcome, Task
 from foveal.spec import FovealError
 
 _START = (
@@ -28,7 +28,8 @@ START_LIMIT_S = 300
 """Seconds for a worker to import what it needs, on a busy machine too."""
 
 _UNSENDABLE = (pickle.PicklingError, TypeError, AttributeError)
-_LIMIT_SIGNALS = (-signal.SIGPROF, -signal.SIGALRM)
+_GRACE_S = 5.0
+"""Seconds after which the parent ends a worker whose own wall limit did not."""
 
 
 def _user_packages() -> dict[str, str]:
@@ -40,11 +41,16 @@ class GradingError(FovealError):
     """A reward that cannot be graded in workers at all."""
 
 
-@dataclass(kw_only=True)
+Done = Callable[[Outcome | GradingError], None]
+"""Told of a task's outcome, in the thread that feeds the workers."""
+
+
+@dataclass(kw_only=True, eq=False)
 class _Job:
-    index: int
-    deadline: float
-    attempts: int
+    task: Task
+    done: Done
+    not_before: float
+    deadline: float = 0.0
 
 
 class _Worker:
@@ -134,8 +140,8 @@ class _Worker:
 class Pool:
     """Runs tasks in up to `workers` processes, started by `start` or when they are first needed.
 
-    A task that passes `cpu_limit_s` (CPU seconds, user and system) or `wall_limit_s` is given up and its
-    worker replaced. A worker that dies otherwise gets its task one more try.
+    A thread hands tasks out and takes outcomes in, so that the caller can go on. A task that passes
+    `cpu_limit_s` (CPU seconds, user and system) or `wall_limit_s` is given up and its worker replaced.
     """
 
     def __init__(
@@ -153,66 +159,165 @@ class Pool:
         self._first = tuple(first)
         self._needs = needs or Needs()
         self._idle: list[_Worker] = []
+        self._busy: dict[Connection, tuple[_Worker, _Job]] = {}
+        self._waiting: list[_Job] = []
+        self._lock = threading.RLock()
+        self._thread: threading.Thread | None = None
+        self._bell, self._listen = Pipe(duplex=False)[::-1]
+        self._closing = False
 
     def start(self) -> None:
         """Start all workers in the background: nothing waits for them before the first task."""
-        while len(self._idle) < self.workers:
-            self._idle.append(self._new())
+        with self._lock:
+            while len(self._idle) + len(self._busy) < self.workers:
+                self._idle.append(self._new())
 
     def wait(self) -> None:
         """Until the workers that were started take tasks.
 
         Raises: GradingError, when one does not start.
         """
-        for worker in self._idle:
+        for worker in list(self._idle):
             worker.ready()
+
+    def submit(self, task: Task, done: Done, *, delay: float = 0.0) -> None:
+        """Have a task run, `delay` seconds from now at the earliest; `done` is told once."""
+        with self._lock:
+            self._waiting.append(_Job(task=task, done=done, not_before=time.monotonic() + delay))
+            if self._thread is None:
+                self._closing = False
+                self._thread = threading.Thread(target=self._serve, name="grading", daemon=True)
+                self._thread.start()
+        self._ring()
 
     def run(self, tasks: Sequence[Task]) -> list[Outcome]:
         """The outcome of each task, in order.
 
         Raises: GradingError, when a task cannot be sent or loaded.
         """
-        outcomes: list[Outcome | None] = [None] * len(tasks)
-        waiting = deque((index, 1) for index in range(len(tasks)))
-        busy: dict[Connection, tuple[_Worker, _Job]] = {}
-        try:
-            while waiting or busy:
-                while waiting and len(busy) < self.workers:
-                    index, attempts = waiting.popleft()
-                    worker = self._take()
-                    job = _Job(
-                        index=index, deadline=time.monotonic() + self.wall_limit_s + 5.0, attempts=attempts
-                    )
-                    busy[worker.connection] = (worker, job)
-                    _send(worker, tasks[index])
-                patience = min(job.deadline for _, job in busy.values()) - time.monotonic()
-                ready = wait(list(busy), timeout=max(0.0, patience))
+        found: dict[int, Outcome | GradingError] = {}
+        ready = threading.Condition()
+
+        def put(index: int, outcome: Outcome | GradingError) -> None:
+            with ready:
+                found[index] = outcome
+                ready.notify()
+
+        for index, task in enumerate(tasks):
+            self.submit(task, lambda outcome, index=index: put(index, outcome))  # type: ignore[misc]
+        with ready:
+            ready.wait_for(lambda: len(found) == len(tasks))
+        outcomes = []
+        for index in range(len(tasks)):
+            outcome = found[index]
+            if isinstance(outcome, GradingError):
+                raise outcome
+            outcomes.append(outcome)
+        return outcomes
+
+    def give_up(self) -> None:
+        """Drop what waits and end the workers that run something; nobody is told any more."""
+        with self._lock:
+            self._waiting.clear()
+            for worker, job in self._busy.values():
+                job.done = _nobody
+                worker.process.kill()
+        self._ring()
+
+    def close(self) -> None:
+        """End all workers; a later task starts new ones."""
+        with self._lock:
+            self._closing = True
+            thread, self._thread = self._thread, None
+        self.give_up()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join()
+        while self._idle:
+            self._idle.pop().stop()
+
+    def _ring(self) -> None:
+        """Have the feeding thread look again."""
+        with contextlib.suppress(OSError):
+            self._bell.send_bytes(b"!")
+
+    def _serve(self) -> None:
+        """Hand out and take in until the pool is closed."""
+        while not self._closing:
+            try:
+                self._hand_out()
+                self._take_in()
+            except GradingError as error:
+                self._fail(error)
+            except Exception as error:  # whoever waits must not wait for a thread that is gone
+                self._fail(GradingError(f"grading workers cannot be served: {error!r}"))
+        for worker, _ in self._busy.values():
+            worker.stop()
+        self._busy.clear()
+
+    def _hand_out(self) -> None:
+        """Give waiting tasks to workers, in the order in which they came."""
+        while not self._closing:
+            with self._lock:
                 now = time.monotonic()
-                for connection, (worker, job) in list(busy.items()):
-                    late = now > job.deadline
-                    if connection not in ready and not late:
-                        continue
-                    outcome = self._receive(worker, late=connection not in ready)
-                    if outcome is None and job.attempts == 1:
-                        waiting.appendleft((job.index, 2))
-                    else:
-                        outcomes[job.index] = outcome or Outcome(
-                            kind="failure", message="the worker died, twice"
-                        )
-                    del busy[connection]
-        except BaseException:
-            for worker, _ in busy.values():
+                due = (job for job in self._waiting if job.not_before <= now)
+                job = next(due, None) if len(self._busy) < self.workers else None
+                if job is None:
+                    return
+                worker = self._take()
+                self._waiting.remove(job)
+                self._busy[worker.connection] = (worker, job)
+            try:
+                worker.ready()
+            except GradingError:
+                if job.done is not _nobody:
+                    raise
+                del self._busy[worker.connection]  # given up while it started
+                continue
+            job.deadline = time.monotonic() + self.wall_limit_s * job.task.count + _GRACE_S
+            try:
+                _send(worker, job.task)
+            except GradingError as error:
+                del self._busy[worker.connection]
+                self._idle.append(worker)
+                job.done(error)
+
+    def _take_in(self) -> None:
+        """Wait for an outcome, a deadline, a task that comes due, or a new one; tell of outcomes."""
+        with self._lock:
+            busy = dict(self._busy)
+            times = [job.deadline for _, job in busy.values()]
+            if len(busy) < self.workers:
+                times += [job.not_before for job in self._waiting]
+        patience = max(0.0, min(times) - time.monotonic()) if times else None
+        ready = wait([*busy, self._listen], timeout=patience)
+        while self._listen.poll():
+            self._listen.recv_bytes()
+        now = time.monotonic()
+        for connection, (worker, job) in busy.items():
+            if connection in ready or now > job.deadline:
+                outcome = self._receive(worker, late=connection not in ready)
+                with self._lock:
+                    del self._busy[connection]
+                job.done(outcome)
+
+    def _fail(self, error: GradingError) -> None:
+        """No task can be run: end what runs, and tell all."""
+        with self._lock:
+            jobs = [job for _, job in self._busy.values()] + self._waiting
+            for worker, _ in self._busy.values():
                 worker.stop()
-            raise
-        return [outcome for outcome in outcomes if outcome is not None]
+            self._busy.clear()
+            self._waiting.clear()
+        for job in jobs:
+            job.done(error)
 
     def _take(self) -> _Worker:
         while self._idle:
             worker = self._idle.pop()
             if worker.process.poll() is None:
-                return worker.ready()
+                return worker
             worker.stop()
-        return self._new().ready()
+        return self._new()
 
     def _new(self) -> _Worker:
         try:
@@ -221,28 +326,36 @@ class Pool:
             first = pickle.dumps(())  # told when a task is sent
         return _Worker(first, cpu_limit_s=self.cpu_limit_s, wall_limit_s=self.wall_limit_s, needs=self._needs)
 
-    def _receive(self, worker: _Worker, *, late: bool) -> Outcome | None:
-        """The outcome of a worker's task; None when the worker died for no reason of a limit."""
-        timeout = Outcome(kind="timeout")
+    def _receive(self, worker: _Worker, *, late: bool) -> Outcome:
+        """The outcome of a worker's task; the worker is idle again, or has ended."""
         if late:
             worker.stop()
-            return timeout
+            return self._passed(signal.SIGALRM)
         try:
             reply = decode(worker.connection.recv_bytes(MAX_REPLY))
-        except BadReply:
+        except BadReply as error:
             worker.stop()
-            return None
+            return Outcome(kind="failure", message=f"the grading worker sent {error} and was ended")
         except (EOFError, OSError):
-            return timeout if worker.ended() in _LIMIT_SIGNALS else None
+            status = worker.ended()
+            if status in (-signal.SIGPROF, -signal.SIGALRM):
+                return self._passed(signal.Signals(-status))
+            how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
+            return Outcome(kind="failure", message=f"the grading worker died ({how})")
         if not isinstance(reply, Outcome):
             raise GradingError(f"a reward cannot be loaded in a grading worker: {reply}")
         self._idle.append(worker)
         return reply
 
-    def close(self) -> None:
-        """End all workers."""
-        while self._idle:
-            self._idle.pop().stop()
+    def _passed(self, limit: signal.Signals) -> Outcome:
+        """The outcome of a task that passed a limit."""
+        if limit == signal.SIGPROF:
+            return Outcome(kind="timeout", message=f"{CPU_LIMIT} of {self.cpu_limit_s:g} s")
+        return Outcome(kind="timeout", message=f"passed the wall limit of {self.wall_limit_s:g} s")
+
+
+def _nobody(outcome: Outcome | GradingError) -> None:
+    """Who is told of a task that was given up."""
 
 
 def _send(worker: _Worker, task: Task) -> None:

@@ -97,10 +97,10 @@ def _serve(
     if task.target.startswith("foveal."):
         os.chdir(folders[1])
     limit_memory()
-    signal.setitimer(signal.ITIMER_PROF, cpu_limit_s)
-    signal.setitimer(signal.ITIMER_REAL, wall_limit_s)
+    signal.setitimer(signal.ITIMER_PROF, cpu_limit_s * task.count)
+    signal.setitimer(signal.ITIMER_REAL, wall_limit_s * task.count)
     try:
-        outcome = Outcome(kind="value", value=_scalar(function(*task.arguments)))
+        outcome = Outcome(kind="value", value=_plain(function(*task.arguments), task.count))
     except Exception as error:
         outcome = Outcome(kind="failure", message=f"{type(error).__name__}: {error}"[:500])
     finally:
@@ -130,6 +130,16 @@ def load(task: Task) -> Callable[..., Any]:
 
     reward: Callable[..., Any] = load_class(task.target, kind="reward").model_validate(task.fields)  # type: ignore[assignment]
     return reward
+
+
+def _plain(value: object, count: int) -> object:
+    """What a call gave, as it travels: a list where it grades several completions."""
+    if count == 1:
+        return _scalar(value)
+    found = value.tolist() if hasattr(value, "tolist") else value
+    if not isinstance(found, list | tuple):
+        raise TypeError(f"expected a list of {count} rewards, got {type(value).__name__}")
+    return [_scalar(one) for one in found]
 
 
 def _scalar(value: object) -> object:

@@ -106,6 +106,7 @@ class TokenStep:
         kept = batch.still_needed(SHARE)
         if kept is None:
             return None
+        self.record.look()
         token = self.token[batch.places(*kept)]
         return TokenStep(self.record, batch.keep(*kept), token, draw=self.draw, feed=self.feed)
 

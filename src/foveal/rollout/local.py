@@ -1,7 +1,8 @@
 """The local sampler: a prompt and its pictures are prefilled once for the completions of its group."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from foveal.rollout.draw import Draw
 from foveal.rollout.fixed import decode_fixed
 from foveal.rollout.graphs import CudaGraphs, decode_way
 from foveal.rollout.rows import Batch, Feed, Record, decode, feeding
-from foveal.types import CLEAN, Completion, Problem, Sampling, ViewName
+from foveal.types import CLEAN, Completion, Finished, Problem, Sampling, ViewName
 
 HELD_ROW_TOKENS = 512
 """Prompt tokens of a row that is held for the update: it is left out of the backward where the update needs
@@ -49,16 +50,24 @@ class LocalEngine:
 
     @spanned(SAMPLING)
     def generate(
-        self, problems: Sequence[Problem], *, sampling: Sampling, key: Key, view: ViewName = CLEAN
+        self,
+        problems: Sequence[Problem],
+        *,
+        sampling: Sampling,
+        key: Key,
+        view: ViewName = CLEAN,
+        finished: Finished | None = None,
     ) -> list[tuple[Completion, ...]]:
-        """`group_size` completions a problem; noise is keyed by (*key, problem id, completion, position)."""
+        """`group_size` completions of each problem; noise is keyed by (*key, problem id, completion,
+        position). `finished` is told of groups when the batch is made smaller, and of a part's when it is
+        drawn."""
         if not problems:
             return []
         was_training = self.policy.training
         self.policy.eval()
         try:
             with torch.no_grad():
-                return self._generate(problems, sampling, key, view)
+                return self._generate(problems, sampling, key, view, finished)
         finally:
             self.policy.train(was_training)
 
@@ -72,7 +81,12 @@ class LocalEngine:
         return f"local sampler, policy version {self.version}"
 
     def _generate(
-        self, problems: Sequence[Problem], sampling: Sampling, key: Key, view: ViewName
+        self,
+        problems: Sequence[Problem],
+        sampling: Sampling,
+        key: Key,
+        view: ViewName,
+        finished: Finished | None,
     ) -> list[tuple[Completion, ...]]:
         policy, longest = self.policy, sampling.group_size * sampling.max_new_tokens
         encoded = [policy.processor.encode(problem) for problem in problems]
@@ -87,6 +101,9 @@ class LocalEngine:
             entropies=sampling.entropies,
             device=policy.device,
         )
+        found = _Finished(record, group_size=g, make=partial(self._completions, record, view=view))
+        if finished is not None:
+            record.looked = partial(found.tell_ended, finished)
         draw = Draw(policy, sampling)
         if sampling.product_tokens and not keep:
             # A packed row takes products of all its completions or of none.
@@ -107,11 +124,13 @@ class LocalEngine:
                 draw=draw,
                 feed=feed,
             )
+            if finished is not None:
+                found.tell(finished, range(*part.indices(len(problems))))
         if products is not None:
             policy.held.add_products(_held(products, encoded, record, group_size=g))
         if hold or products is not None:
             policy.held.reserved = reserved
-        return self._completions(record, group_size=g, view=view)
+        return found.all()
 
     def _batch(
         self,
@@ -180,27 +199,56 @@ class LocalEngine:
         ]
         return torch.from_numpy(np.stack(drawn)).to(self.policy.device)
 
-    def _completions(
-        self, record: Record, *, group_size: int, view: ViewName
-    ) -> list[tuple[Completion, ...]]:
-        all_ids, all_logprobs = record.ids.tolist(), record.logprobs.tolist()
-        all_entropies = None if record.entropies is None else record.entropies.tolist()
+    def _completions(self, record: Record, rows: slice, *, view: ViewName) -> tuple[Completion, ...]:
+        """The completions in some rows of the record."""
+        ids, logprobs = record.ids[rows].tolist(), record.logprobs[rows].tolist()
+        entropies = None if record.entropies is None else record.entropies[rows].tolist()
         found = []
-        ends = zip(record.lengths.tolist(), record.ended.tolist(), strict=True)
+        ends = zip(record.lengths[rows].tolist(), record.ended[rows].tolist(), strict=True)
         for row, (length, stopped) in enumerate(ends):
-            tokens = all_ids[row][:length]
+            tokens = ids[row][:length]
             found.append(
                 Completion(
                     token_ids=tuple(tokens),
-                    sampled_logprobs=tuple(all_logprobs[row][:length]),
-                    sampled_entropies=None if all_entropies is None else tuple(all_entropies[row][:length]),
+                    sampled_logprobs=tuple(logprobs[row][:length]),
+                    sampled_entropies=None if entropies is None else tuple(entropies[row][:length]),
                     text=self.policy.processor.decode(tokens),
                     finish="stop" if stopped else "length",
                     policy_version=self.version,
                     view=view,
                 )
             )
-        return [tuple(found[n : n + group_size]) for n in range(0, len(found), group_size)]
+        return tuple(found)
+
+
+class _Finished:
+    """The groups of a record, each made once: when it is told of, or in the end."""
+
+    def __init__(
+        self, record: Record, *, group_size: int, make: Callable[[slice], tuple[Completion, ...]]
+    ) -> None:
+        self.record, self.group_size, self.make = record, group_size, make
+        self._made: dict[int, tuple[Completion, ...]] = {}
+
+    def tell_ended(self, finished: Finished) -> None:
+        """Tell of the groups all of whose completions have ended by themselves since the last time."""
+        self.tell(finished, self.record.ended.view(-1, self.group_size).all(1).nonzero()[:, 0].tolist())
+
+    def tell(self, finished: Finished, places: Iterable[int]) -> None:
+        """Tell of these groups, those left out that were told of before."""
+        for place in places:
+            if place not in self._made:
+                finished(place, self._group(place))
+
+    def all(self) -> list[tuple[Completion, ...]]:
+        """All groups, in order."""
+        return [self._group(place) for place in range(len(self.record.ended) // self.group_size)]
+
+    def _group(self, place: int) -> tuple[Completion, ...]:
+        if place not in self._made:
+            first = place * self.group_size
+            self._made[place] = self.make(slice(first, first + self.group_size))
+        return self._made[place]
 
 
 @spanned(PREFILL)

@@ -40,6 +40,13 @@ class Record:
         self.entropies = torch.zeros_like(self.logprobs) if entropies else None
         self.lengths = torch.full((rows,), length, device=device)
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
+        self.looked: Callable[[], None] | None = None
+        """Called when all tokens of rows that have ended are here, while others are still drawn."""
+
+    def look(self) -> None:
+        """Say that rows which have ended are whole."""
+        if self.looked is not None:
+            self.looked()
 
     def put(self, rows: Tensor, start: int, drawn: Sequence[Drawn]) -> None:
         """Tokens of some rows from the place `start` on."""
@@ -150,6 +157,7 @@ def decode(record: Record, batch: Batch, states: Tensor, *, draw: Draw, feed: Fe
             left = batch.left(COMPACT_SHARE)
             if left is not None and step + 1 < size:
                 record.put(batch.rows, since, found)
+                record.look()
                 found, since = [], step + 1
                 token, batch = token[left[0]], left[1]
         if step + 1 < size:

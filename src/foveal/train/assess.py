@@ -164,9 +164,7 @@ def assess_policy(
 ) -> Evaluation:
     """Evaluate a loaded policy."""
     judge, other = judge_of(config.data)
-    with Grader(
-        config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s
-    ) as grader:
+    with Grader(config.rewards, config.grading) as grader:
         return evaluate(
             LocalEngine(policy, decode=config.sampling.decode),
             problems,

@@ -3,10 +3,11 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from foveal.keys import Key, generator
-from foveal.types import CLEAN, Completion, Problem, RolloutEngine, Sampling, ViewName
+from foveal.types import CLEAN, Completion, Finished, Problem, RolloutEngine, Sampling, ViewName
 
 
 def exact_counts(shares: Mapping[ViewName, float], total: int) -> dict[ViewName, int]:
@@ -35,6 +36,7 @@ def draw_groups(
     shares: Mapping[ViewName, float],
     shown: Callable[[Problem, ViewName], Problem],
     key: Key,
+    finished: Finished | None = None,
 ) -> list[tuple[Completion, ...]]:
     """`sampling.group_size` completions of each problem, in the order of the views in `shares`.
 
@@ -46,13 +48,22 @@ def draw_groups(
         # An update takes products of all completions of a row or of none, and only clean ones have them.
         sampling = replace(sampling, product_tokens=0)
     drawn: dict[ViewName, list[tuple[Completion, ...]]] = {}
+
+    def last(place: int, own: tuple[Completion, ...]) -> None:
+        others = {view: groups[place] for view, groups in drawn.items()}
+        parts = (others.get(view, own) for view in counts)
+        if finished is not None:
+            finished(place, sum(parts, ()))
+
     # The clean pictures come last, so that they are the ones that stay encoded for scoring.
     for view in sorted(counts, key=lambda name: name == CLEAN):
+        told = {"finished": last} if finished is not None and len(drawn) == len(counts) - 1 else {}
         drawn[view] = engine.generate(
             problems if view == CLEAN else [shown(problem, view) for problem in problems],
             sampling=replace(sampling, group_size=counts[view]),
             key=key if view == CLEAN else (*key, view),
             view=view,
+            **told,
         )
     return [sum((drawn[view][n] for view in counts), ()) for n in range(len(problems))]
 
@@ -65,19 +76,40 @@ def draw_rounds(
     shares: Mapping[ViewName, float],
     shown: Callable[[Problem, ViewName], Problem],
     key: Key,
+    finished: Callable[[int, Problem, tuple[Completion, ...]], None] | None = None,
 ) -> list[tuple[Problem, tuple[Completion, ...]]]:
     """Problems, by epoch, with what `draw_groups` draws.
 
     The epoch is part of the key: small data give a problem several times a step, each time with noise of
-    its own.
+    its own. `finished` may be told of places, problems and completions before the others are there.
     """
     found = list[tuple[Problem, tuple[Completion, ...]]]()
     for epoch, problems in rounds:
+        tell: Finished | None = None
+        if finished is not None:
+            tell = partial(_tell, finished, problems, len(found))
         completions = draw_groups(
-            engine, problems, sampling=sampling, shares=shares, shown=shown, key=(*key, epoch)
+            engine,
+            problems,
+            sampling=sampling,
+            shares=shares,
+            shown=shown,
+            key=(*key, epoch),
+            finished=tell,
         )
         found += zip(problems, completions, strict=True)
     return found
+
+
+def _tell(
+    finished: Callable[[int, Problem, tuple[Completion, ...]], None],
+    problems: Sequence[Problem],
+    before: int,
+    place: int,
+    completions: tuple[Completion, ...],
+) -> None:
+    """Tell of a problem by its place in all rounds."""
+    finished(before + place, problems[place], completions)
 
 
 class Order:

@@ -15,12 +15,13 @@ def group_metrics(groups: Sequence[Group], related: Callable[[str], float] | Non
     for group in groups:
         for name, values in group.breakdown.items():
             found.setdefault(f"reward/{name}", []).extend(v for v in values if v is not None)
-        for completion, correct in zip(group.completions, group.correct, strict=True):
-            if len(views) > 1:
+        for place, (completion, correct) in enumerate(zip(group.completions, group.correct, strict=True)):
+            if len(views) > 1 and place not in group.excluded:
                 found.setdefault(f"reward/accuracy_{completion.view}", []).append(float(correct))
     if related is not None:
         found["completion/relatedness"] = [related(c.text) for group in groups for c in group.completions]
-    return {name: sum(values) / len(values) if values else 0.0 for name, values in found.items()}
+    means = {name: sum(values) / len(values) if values else 0.0 for name, values in found.items()}
+    return means | {"reward/excluded_count": float(sum(len(group.excluded) for group in groups))}
 
 
 def relatedness(data: DataSource) -> Callable[[str], float] | None:

@@ -23,12 +23,13 @@ from foveal.policy.checkpoint import (
     save_checkpoint,
 )
 from foveal.policy.model import Policy
-from foveal.rewards.grading import Grader
+from foveal.rewards.grading import Grader, GradingError
 from foveal.rollout.local import LocalEngine
 from foveal.signs import in_words
 from foveal.train.choices import choose
 from foveal.train.clock import Clock
 from foveal.train.draw import draw_rounds
+from foveal.train.grade import GradersFailed, StepGrading, require_golds, saved_when_graders_fail
 from foveal.train.graphs import kept_for_update
 from foveal.train.groups import group_metrics, relatedness
 from foveal.train.guard import RETURNS, collapsed, respond, spared
@@ -38,7 +39,6 @@ from foveal.train.paths import with_absolute_paths
 from foveal.train.pictures import Moment, Pictures
 from foveal.train.profile import Profiler, require_steps
 from foveal.train.record import MEASURED, METRICS, SUMMARY, RunFolder, write_json, writing
-from foveal.train.sampling import gather_groups
 from foveal.train.settings import StepSettings
 from foveal.train.setup import largest_group, open_problems, optimizer_of, reference_policy, trained_policy
 from foveal.train.state import State
@@ -121,9 +121,8 @@ class Run:
         """Load everything and check the data, before anything is written. `folder`: of a run that goes on."""
         keep_freed_memory()
         with ExitStack() as stack:
-            grader = stack.enter_context(
-                Grader(config.rewards, workers=config.grading.workers, cpu_limit_s=config.grading.cpu_limit_s)
-            )
+            grader = Grader(config.rewards, config.grading, used=config.objective.uses_rewards)
+            stack.enter_context(grader)
             grader.start()  # while the model loads
             run = cls(config, trained_policy(config), reference_policy(config), grader, watcher)
             run._check(folder)
@@ -141,6 +140,7 @@ class Run:
         message(largest_group(longest, config))
         check_perturbations(used_perturbations(config), problems=self.problems)
         if measured is None:
+            require_golds(self.grader, self.problems, config=config, message=message)
             self.grader.wait()  # what is measured is not to share the machine with the workers' start
         self.measured = choose(
             config, policy, self.reference, self.engine, longest=longest, recorded=measured, message=message
@@ -160,28 +160,30 @@ class Run:
     """Steps to profile."""
     _held = 0
     """Prompt tokens of this step that are held for its update."""
-    _timeouts = 0
-    """Values that the grader had given up before this step."""
+    _grading: StepGrading
+    """What this step's grading found."""
     _collapse: Mapping[str, Any] | None = None
     """The guard's line, once it has stopped the run."""
 
     def train(self, folder: RunFolder) -> dict[str, Any]:
         """Run to the last step; saves and raises `Interrupted` at SIGINT or SIGTERM."""
         self._restore(folder)
+        self.grader.keep_in(folder.path)
         config, watcher = self.config, self.watcher
         require_steps(self.profile, left=config.steps - self.state.step)
         profiler = Profiler(self.profile or 0, device=self.policy.device, message=watcher.message)
         with closing(self), stop_signals(watcher.message) as stop:
             watcher.start(config, self.state.step, folder.path)
-            if self.state.step == 0:
-                self._validate(folder)
-                if config.guard.action in RETURNS:
-                    self._save(folder)
+            if not folder.validated(self.state.step):
+                with saved_when_graders_fail(self.state, folder, save=self._save):
+                    self._validate_if_due(folder)
+            if self.state.step == 0 and config.guard.action in RETURNS:
+                self._save(folder)
             while self.state.step < config.steps:
-                with profiler.step(self.state.step + 1, folder.path):
-                    self._one_step(folder)
-                if config.validation is not None and self.state.step % config.validation.every == 0:
-                    self._validate(folder)
+                with saved_when_graders_fail(self.state, folder, save=self._save):
+                    with profiler.step(self.state.step + 1, folder.path):
+                        self._one_step(folder)
+                    self._validate_if_due(folder)
                 due = self.state.step % config.checkpoint.every == 0 or self.state.step == config.steps
                 if due or stop.asked or self._collapse:
                     self._save(folder)
@@ -217,7 +219,7 @@ class Run:
         groups, drawn = self._sample(step)
         clock.lap("sample_s")
         inputs = collate(
-            groups,
+            self._grading.comparable(groups),
             processor=self.policy.processor,
             views=objective.views,
             perturbations=config.perturbations,
@@ -261,18 +263,16 @@ class Run:
         return replace(self.step_settings, score_old=self.step_settings.score_old or self.state.distrusted)
 
     def _sample(self, step: int) -> tuple[list[Group], int]:
-        """Graded groups, drawn until the objective keeps enough; and how many were drawn."""
-        sampling = self.config.sampling
-        self._timeouts = self.grader.timeouts
-        rounds = (self._draw(step, sampling.prompts_per_step) for _ in itertools.count())
-        gathered = gather_groups(
-            map(self.grader.grade_many, rounds),
-            keeps=self.config.objective.keeps,
-            wanted=sampling.prompts_per_step,
-            limit=sampling.max_refills,
-            when_none_kept=sampling.when_none_kept,
-            when_short=sampling.when_short,
-        )
+        """Graded groups, drawn until the objective keeps enough; and how many were drawn. Where graders fail,
+        the problems are the next ones again."""
+        cursor, wanted = self.state.cursor, self.config.sampling.prompts_per_step
+        self._grading = StepGrading(self.grader, where=f"step {step + 1}")
+        rounds = (self._draw(step, wanted) for _ in itertools.count())
+        try:
+            gathered = self._grading.gather(rounds, self.config)
+        except (GradersFailed, GradingError):
+            self.state.cursor = cursor
+            raise
         self._held = self.policy.held.tokens
         return gathered.groups, gathered.drawn
 
@@ -293,6 +293,7 @@ class Run:
             shares=config.objective.sample_views(step, steps=config.steps),
             shown=partial(self.pictures.shown, moment=moment),
             key=(config.seed, "sample", step),
+            finished=self._grading.start,
         )
 
     def _objective(self, step: int) -> Objective:
@@ -313,7 +314,7 @@ class Run:
         line["sampler/groups_drawn_count"] = drawn
         line["sampler/groups_kept_count"] = len(groups)
         line["sampler/held_tokens"] = self._held
-        line["reward/timeout_count"] = self.grader.timeouts - self._timeouts
+        line |= self._grading.metrics()
         line["policy/lr"] = self.optimizer.param_groups[0]["lr"]
         line["guard/scale"] = self.state.guard.scale
         verdict = observe(self.state.guard, self.state.step, line, config.guard)
@@ -348,6 +349,12 @@ class Run:
         self.watcher.message(f"collapse guard: {in_words(line)}")
         if line["act"] == "stop":
             self._collapse = line
+
+    def _validate_if_due(self, folder: RunFolder) -> None:
+        """Validate after every so many steps, and before the first one."""
+        config = self.config.validation
+        if config is not None and self.state.step % config.every == 0:
+            self._validate(folder)
 
     def _validate(self, folder: RunFolder) -> None:
         if self.validator is None:
@@ -385,15 +392,7 @@ class Run:
 
     def _finish(self, folder: RunFolder) -> dict[str, Any]:
         final = folder.checkpoints / f"{PREFIX}{self.state.step:06d}"
-        summary = {
-            "schema_version": 1,
-            "steps": self.state.step,
-            "objective": self.config.objective.type,
-            "seed": self.config.seed,
-            "skipped_count": self.state.skipped,
-            "best": self.state.best or None,
-            "model": str((final / "model").relative_to(folder.path)),
-        }
+        summary = self.state.summary(self.config, model=str((final / "model").relative_to(folder.path)))
         write_json(folder.path / SUMMARY, summary)
         folder.event("finished", {"step": self.state.step})
         return summary

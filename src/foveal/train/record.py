@@ -34,6 +34,7 @@ from torch import Tensor
 from foveal.config import SCHEMA_VERSION, RunConfig, dump
 from foveal.spec import FovealError
 from foveal.tables import PLUGIN_FOLDERS
+from foveal.train.lines import completion_lines
 from foveal.types import Group
 
 METRICS = "metrics.jsonl"
@@ -44,8 +45,6 @@ MEASURED = "measured.json"
 SUMMARY = "summary.json"
 MANIFEST = "manifest.json"
 LOCK = "lock"
-DIGITS = 5
-"""Significant digits of per-token values in completions.jsonl."""
 NAME_LENGTH = 80
 """Letters of a problem's id in the name of its pictures."""
 
@@ -158,39 +157,24 @@ class RunFolder:
     ) -> None:
         """Append the completions of the first `limit` groups.
 
-        The first `token_groups` of them get per-token values and their pictures.
+        The first `token_groups` of them get per-token values and their pictures. `per_token` has no row for
+        a completion that was excluded.
         """
-        lines, row = [], 0
-        for index, group in enumerate(groups[:limit]):
-            detailed = index < token_groups
-            pictures = self._save_pictures(group) if detailed else []
-            for g, completion in enumerate(group.completions):
-                length = len(completion.token_ids)
-                tokens = {
-                    name: [_short(value) for value in values[row, :length].tolist()]
-                    for name, values in per_token.items()
-                    if detailed and name != "sampled_logprobs"
-                }
-                lines.append(
-                    {
-                        "step": step,
-                        "problem_id": group.problem.id,
-                        "completion": g,
-                        "question": group.problem.asked,
-                        "answer": group.problem.answer,
-                        "text": completion.text,
-                        "finish": completion.finish,
-                        "policy_version": completion.policy_version,
-                        "view": completion.view,
-                        "reward": group.rewards[g],
-                        "correct": group.correct[g],
-                        "breakdown": {name: values[g] for name, values in group.breakdown.items()},
-                        "pictures": pictures,
-                    }
-                    | ({"token_ids": list(completion.token_ids), "tokens": tokens} if detailed else {})
-                )
-                row += 1
+        lines = completion_lines(
+            step,
+            groups,
+            per_token,
+            limit=limit,
+            token_groups=token_groups,
+            pictures=self._save_pictures,
+        )
         self._append(COMPLETIONS, lines)
+
+    def validated(self, step: int) -> bool:
+        """Whether the validation after a step is recorded."""
+        file = self.path / METRICS
+        found = read_lines(file) if file.is_file() else []
+        return any(line["kind"] == "validation" and line["step"] == step for line in found)
 
     def rewind(self, step: int) -> None:
         """Drop lines of later steps than `step`, and a line that was cut off: they will be written again."""
@@ -390,10 +374,6 @@ def _file_name(problem_id: str) -> str:
     if safe == problem_id:
         return safe
     return f"{safe}-{hashlib.blake2b(problem_id.encode(), digest_size=4).hexdigest()}"
-
-
-def _short(value: float) -> float | None:
-    return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 
 
 def _now() -> str:

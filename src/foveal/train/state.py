@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from foveal.collapse import Memory
+from foveal.config import RunConfig
 from foveal.policy.checkpoint import STATE_FILE, damaged, step_of
 
 
@@ -29,6 +30,18 @@ class State:
     """What the sampler recorded was once further off than allowed, and is not used any more."""
     guard: Memory = field(default_factory=Memory)
     """What the collapse guard has seen and done."""
+
+    def summary(self, config: RunConfig, *, model: str) -> dict[str, Any]:
+        """What is written at the end of a run; `model` is its folder, seen from the run's."""
+        return {
+            "schema_version": 1,
+            "steps": self.step,
+            "objective": config.objective.type,
+            "seed": config.seed,
+            "skipped_count": self.skipped,
+            "best": self.best or None,
+            "model": model,
+        }
 
     @classmethod
     def of(cls, saved: Mapping[str, Any], *, checkpoint: Path) -> "State":

@@ -15,6 +15,7 @@ from foveal.evaluation.run import Judge, OtherPicture, evaluate
 from foveal.policy.model import Policy
 from foveal.rewards.grading import Grader
 from foveal.rollout.local import LocalEngine
+from foveal.train.grade import StepGrading
 from foveal.train.setup import DONORS, first_problems
 from foveal.train.usable import Usable, check_problems
 from foveal.types import Problem
@@ -65,13 +66,15 @@ class Validator:
     def run(self, step: int, folder: Path) -> Mapping[str, Any]:
         """Metrics of one validation; the records go to validation/step-N.
 
-        Raises: FovealError, before the first step of a run with a gate whose model does not look.
+        Raises: FovealError, before the first step of a run with a gate whose model does not look;
+        GradersFailed, when more values failed than [grading] allows.
         """
         config = self.config.validation
         if config is None:
             raise ValueError("this run has no validation")
         judge, other = judge_of(config.data)
         greedy = self.samples == 0
+        grading = StepGrading(self.grader, where=f"the validation after step {step}")
         found = evaluate(
             self.engine,
             self.problems,
@@ -90,11 +93,15 @@ class Validator:
             model=str(folder),
             data=config.data.model_dump(mode="json", exclude_none=True),
         )
+        grading.require()
         found = replace(found, bad_rows=counts(self.choice.bad))
         found.save(folder / "validation" / f"step-{step:06d}")
         if config.gate and step == 0:
             gate(found)
-        metrics = {"validation/accuracy": found.accuracy.value}
+        metrics = {
+            "validation/accuracy": found.accuracy.value,
+            "validation/failed_count": float(found.failed_count),
+        }
         for name in ("accuracy_other_picture", "perception_error_fraction", "format"):
             estimate = found.estimate(name)
             if estimate is not None:

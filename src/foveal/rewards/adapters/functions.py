@@ -1,0 +1,225 @@
+"""Rewards made of plain functions: those that a worker can import, and those of a script or notebook."""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+from pydantic import Field, PrivateAttr, ValidationError
+
+from foveal.rewards import REGISTRY
+from foveal.rewards.adapters.calls import callable_of, load_function
+from foveal.rewards.adapters.signatures import Function as AnyFunction
+from foveal.rewards.adapters.signatures import Row, Signature, grade, in_batches, recognise
+from foveal.rewards.base import Declared, Handed, Threaded, Value
+from foveal.rewards.tasks import Task
+from foveal.spec import ConfigError, absolute_path, build_component, explain, load_object
+from foveal.types import Completion, Problem, Reward
+
+CALL = "foveal.rewards.adapters.calls:FunctionCall"
+
+_PROVIDED: ContextVar[Mapping[str, AnyFunction] | None] = ContextVar("provided", default=None)
+
+
+class _FunctionReward(Declared):
+    """What both kinds share."""
+
+    name: str = ""
+    """Name in metrics; by default that of the function."""
+    signature: Signature | None = None
+    """How it is called; by default recognised by the names of its parameters."""
+    conversational: bool | None = None
+    """For "trl": whether completions are messages, [{"role": "assistant", "content": text}]; by default where
+    the row holds messages, as in TRL."""
+    _function: AnyFunction = PrivateAttr()
+    _how: Signature = PrivateAttr()
+
+    def _take(self, function: AnyFunction) -> None:
+        self._function = function
+        self._how = self.signature or recognise(function, what=f"reward {self.name or self.type!r}")
+
+    @property
+    def short_name(self) -> str:
+        """Its name in metrics."""
+        return self.name or _name_of(self._function)
+
+    def in_batches(self) -> bool:
+        """As its signature says."""
+        return in_batches(self._function, self._how)
+
+    def __call__(self, problem: Problem, text: str) -> Value:
+        """The value of a completion of which only the text is known."""
+        completion = Completion(token_ids=(), sampled_logprobs=(), text=text, finish="stop")
+        rows = rows_of(problem, [completion], images=self.send_images, whole=self._how == "simple")
+        value: Value = grade(self._function, self._how, rows, conversational=self.conversational)
+        return value
+
+
+class Function(_FunctionReward, Handed):
+    """A function in a file or package, called in grading workers: `type = "their_file.py:func"`."""
+
+    own_code: ClassVar[bool] = True
+    """Somebody's own code runs in its workers."""
+
+    def model_post_init(self, context: Any) -> None:  # noqa: ANN401
+        """Import it, to know how it is called."""
+        known = (_PROVIDED.get() or {}).get(self.type)
+        self._take(known if known is not None else load_function(self.type))
+
+    def first_task(self) -> Task:
+        """The import of the function."""
+        return Task(target=CALL, fields=self._fields())
+
+    def task(self, problem: Problem, completions: Sequence[Completion]) -> Task:
+        """The call of these completions."""
+        rows = rows_of(problem, completions, images=self.send_images, whole=self._how == "simple")
+        return Task(target=CALL, arguments=(rows,), fields=self._fields(), count=len(completions))
+
+    def _fields(self) -> dict[str, Any]:
+        return {
+            "path": absolute_path(self.type),
+            "signature": self._how,
+            "conversational": self.conversational,
+        }
+
+
+class Python(_FunctionReward, Threaded):
+    """A function of a script or notebook, which no worker can import: called in threads of this process,
+    without a limit of CPU time. A configuration names it; whoever loads that provides it again."""
+
+    type: str = "python"
+    concurrency: int = Field(default=1, ge=1, le=1024)
+    """Calls at a time; more for a function that waits and may be called by several threads."""
+
+    def model_post_init(self, context: Any) -> None:  # noqa: ANN401
+        """Take the function that is provided under its name.
+
+        Raises: ConfigError, when there is none.
+        """
+        provided = _PROVIDED.get() or {}
+        if self.name not in provided:
+            raise ConfigError(
+                f"reward {self.name!r} was a function of the script or notebook that started the run, and "
+                f"only its name is recorded; pass it again, as in foveal.resume(path, "
+                f"rewards=[{self.name}]), "
+                f'or put it into a file and write type = "my_file.py:{self.name}"'
+            )
+        self._take(provided[self.name])
+
+    def ask(self, problem: Problem, completions: Sequence[Completion]) -> Value | list[Value]:
+        """What the function says."""
+        rows = rows_of(problem, completions, images=True, whole=self._how == "simple")
+        found: Value | list[Value] = grade(
+            self._function, self._how, rows, conversational=self.conversational
+        )
+        return list(found) if isinstance(found, tuple) else found
+
+
+def rows_of(problem: Problem, completions: Sequence[Completion], *, images: bool, whole: bool) -> list[Row]:
+    """What a function may ask about completions; the problem itself where it takes the `whole` of it."""
+    return [
+        Row(
+            id=problem.id,
+            question=problem.question,
+            answer=problem.answer,
+            text=completion.text,
+            token_ids=list(completion.token_ids),
+            columns={} if whole else dict(problem.meta),
+            images=list(problem.images) if images and not whole else [],
+            problem=problem if whole else None,
+        )
+        for completion in completions
+    ]
+
+
+@contextmanager
+def provided(functions: Mapping[str, AnyFunction] | Sequence[object]) -> Iterator[None]:
+    """Let configurations that are loaded inside name these functions: by the names given, or their own.
+    Among a sequence, what is no function (a `Reward`, a table, a word) is passed over."""
+    found = dict(_PROVIDED.get() or {})
+    if isinstance(functions, Mapping):
+        found |= functions
+    else:
+        for function in functions:
+            if isinstance(function, Python):
+                found[function.name] = function._function
+            elif callable(function) and not isinstance(function, Reward):
+                found[_name_of(function)] = callable_of(function, what=_name_of(function))
+    token = _PROVIDED.set(found)
+    try:
+        yield
+    finally:
+        _PROVIDED.reset(token)
+
+
+def reward_from(
+    function: object,
+    *,
+    name: str | None = None,
+    signature: Signature | None = None,
+    weight: float = 1.0,
+    accuracy: bool | None = None,
+    concurrency: int = 1,
+    path: str | None = None,
+) -> Reward:
+    """A reward made of a function, an object that can be called, or a class that is made without arguments.
+
+    `signature` as in `foveal.rewards.adapters.signatures`; None recognises it. `accuracy`: whether a value of
+    at least 0.5 means right; None where no other reward says so. A function that stands at the top of a file
+    or package, or whose `path` ("file.py:func") is given, runs in grading workers and is found again by its
+    path; another runs in `concurrency` threads of this process, and is found by its name (`provided`). A
+    `Reward` stays as it is.
+    Raises: ConfigError, when it cannot be called, or its signature is not recognised.
+    """
+    if isinstance(function, Reward):
+        return function
+    where = path or _path_of(function)
+    short = name or _name_of(function)
+    made = callable_of(function, what=repr(short))
+    fields = {"weight": weight, "accuracy": accuracy, "signature": signature}
+    with provided({where or short: made}):
+        if where is not None:
+            return Function.model_validate({"type": where, "name": name or "", **fields})
+        return Python.model_validate({"name": short, "concurrency": concurrency, **fields})
+
+
+def build_reward(value: object) -> Reward:
+    """A reward from a table with a `type`, a name, a path, a function or an instance.
+
+    Raises: ConfigError.
+    """
+    if callable(value) and not isinstance(value, Reward):
+        return reward_from(value)
+    table = {"type": value} if isinstance(value, str) else value
+    kind = table.get("type") if isinstance(table, Mapping) else None
+    if isinstance(kind, str) and ":" in kind and isinstance(table, Mapping):
+        found = load_object(kind, kind="reward")
+        if not (isinstance(found, type) and issubclass(found, Reward)) and callable(found):
+            try:
+                return Function.model_validate(dict(table))
+            except ValidationError as error:
+                raise ConfigError(explain(error, Function, where=f"reward {kind!r}")) from error
+    built = build_component(value, REGISTRY, kind="reward", base=Reward)
+    if not isinstance(built, Reward):
+        raise ConfigError(f"{type(built).__name__} is not a reward; derive it from foveal.types.Reward")
+    return built
+
+
+def _name_of(function: object) -> str:
+    own = getattr(function, "__name__", None) or type(function).__name__
+    return re.sub(r"\W+", "_", str(own)).strip("_") or "function"
+
+
+def _path_of(function: object) -> str | None:
+    """Where a worker finds a function or class; None for what stands in a script, notebook or function."""
+    if not (inspect.isfunction(function) or isinstance(function, type)):
+        return None
+    module = sys.modules.get(function.__module__)
+    file = getattr(module, "__file__", None)
+    known = module is not None and getattr(module, function.__qualname__, None) is function
+    if not known or file is None or function.__module__ == "__main__":
+        return None
+    return f"{function.__module__ if '.' in function.__module__ else file}:{function.__qualname__}"

@@ -1,0 +1,177 @@
+"""Grades true answers against themselves: a run whose truths its rewards cannot read learns nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from foveal.keys import generator
+from foveal.rewards.base import Declared, Threaded
+from foveal.rewards.grading import Grader
+from foveal.rewards.session import LATE
+from foveal.spec import ConfigError
+from foveal.types import Completion, Problem, Reward
+
+SHOWN = 5
+"""True answers that are listed."""
+
+LONGEST = 80
+"""Letters of a true answer that are shown."""
+
+BUDGET_S = 120.0
+"""Seconds for all; true answers that are not graded by then do not count as checked."""
+
+GOLD = Declared.model_fields["gold"].default
+"""How a right completion reads for a reward that does not say it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadGold:
+    """A true answer that no accuracy reward takes for right."""
+
+    id: str
+    gold: str
+    values: dict[str, float | None]
+    """By accuracy reward; None where it gives no value or fails."""
+    why: str = ""
+
+    @property
+    def gradable(self) -> bool:
+        """Whether a reward gives it a value at all."""
+        return any(value is not None for value in self.values.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldReport:
+    """What the accuracy rewards make of true answers."""
+
+    rewards: tuple[str, ...]
+    """Names of those that were asked; none where all are judges, which cost money."""
+    own: bool
+    """All are this library's: each is sure to know how a right completion reads."""
+    checked: int
+    bad: tuple[BadGold, ...]
+
+    @property
+    def right(self) -> int:
+        """True answers that an accuracy reward gives 1.0."""
+        return self.checked - len(self.bad)
+
+    @property
+    def ungradable(self) -> int:
+        """True answers of which every accuracy reward says None, or fails."""
+        return sum(not bad.gradable for bad in self.bad)
+
+    def lines(self) -> list[str]:
+        """What to tell: nothing where all are right."""
+        if not self.bad:
+            return []
+        asked = ", ".join(self.rewards)
+        found = [
+            f"{len(self.bad)} of the {self.checked} golds checked are not 1.0 by their own reward ({asked}); "
+            f"{self.ungradable} of them cannot be graded at all"
+        ]
+        found += [f"  {_row(bad)}" for bad in self.bad[:SHOWN]]
+        more = len(self.bad) - SHOWN
+        return [*found, f"  and {more} more"] if more > 0 else found
+
+    def require(self) -> None:
+        """Raises: ConfigError, when no true answer can be graded: nothing could be learnt."""
+        hopeless = self.right == 0 if self.own else self.ungradable == self.checked
+        if not self.checked or not hopeless:
+            return
+        shown = "; ".join(_row(bad) for bad in self.bad[:SHOWN])
+        raise ConfigError(
+            f"none of the {self.checked} golds can be graded by {', '.join(self.rewards)}: {shown}; choose a "
+            f"reward that reads such answers ([[rewards]] type), name the column of the true answer (data."
+            f"answer), or set grading.check_golds = 0 to train all the same"
+        )
+
+
+def check_golds(
+    grader: Grader, problems: Sequence[Problem], *, sample: int = 1000, judges: bool = False
+) -> GoldReport:
+    """Grade a sample of the true answers, each stated as a right completion would state it.
+
+    A reward that knows better how that reads says so in a method or field `gold`; judges are left out unless
+    asked for. The problems of a file are read without their pictures.
+    """
+    asked = [index for index in _accuracies(grader) if judges or not _costs(grader.rewards[index])]
+    rewards = [grader.rewards[index] for index in asked]
+    chosen = _sample(len(problems), sample) if asked else []
+    rows = [_text_of(problems, index) for index in chosen]
+    grading = grader.begin(only=asked, quiet=True)
+    stated = [[_statement(reward, row) for reward in rewards] for row in rows]
+    for place, (row, texts) in enumerate(zip(rows, stated, strict=True)):
+        grading.submit(place, row, [_completion(text) for text in dict.fromkeys(texts)])
+    groups = grading.finish(budget_s=min(BUDGET_S, grader.settings.step_budget_s))
+    checked, bad = 0, list[BadGold]()
+    for group, texts in zip(groups, stated, strict=True):
+        if any(reason.endswith(LATE) for reason in group.excluded.values()):
+            continue
+        checked += 1
+        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+        values = {
+            grader.names[index]: group.breakdown[grader.names[index]][places[text]]
+            for index, text in zip(asked, texts, strict=True)
+        }
+        if not any(value is not None and value >= 1.0 for value in values.values()):
+            why = next(iter(group.excluded.values()), "")
+            bad.append(BadGold(id=group.problem.id, gold=group.problem.answer, values=values, why=why))
+    return GoldReport(
+        rewards=tuple(grader.names[index] for index in asked),
+        own=all(_is_own(reward) for reward in rewards),
+        checked=checked,
+        bad=tuple(bad),
+    )
+
+
+def _accuracies(grader: Grader) -> list[int]:
+    """Rewards that say of themselves whether an answer is right; the one that decides what is correct where
+    none does."""
+    declared = [
+        index
+        for index, reward in enumerate(grader.rewards)
+        if reward.is_accuracy or (isinstance(reward, Declared) and reward.accuracy)
+    ]
+    return declared or [grader.accuracy]
+
+
+def _costs(reward: Reward) -> bool:
+    return isinstance(reward, Threaded) and reward.costs
+
+
+def _is_own(reward: Reward) -> bool:
+    """Whether it is this library's, of which it is known how a right completion reads."""
+    return type(reward).__module__.startswith("foveal.") and not isinstance(reward, Declared)
+
+
+def _statement(reward: Reward, row: Problem) -> str:
+    """A completion that states the true answer."""
+    gold = getattr(reward, "gold", GOLD)
+    if callable(gold):
+        return str(gold(row))
+    return str(gold).replace("{answer}", row.answer)
+
+
+def _completion(text: str) -> Completion:
+    return Completion(token_ids=(), sampled_logprobs=(), text=text, finish="stop")
+
+
+def _sample(size: int, most: int) -> list[int]:
+    """Rows that are checked: all, or so many of them, the same each time."""
+    if size <= most:
+        return list(range(size))
+    chosen = generator("golds", size).choice(size, size=most, replace=False)
+    return sorted(int(index) for index in chosen)
+
+
+def _text_of(problems: Sequence[Problem], index: int) -> Problem:
+    """A row; without its pictures where it can be read so."""
+    text = getattr(problems, "text", None)
+    found: Problem = problems[index] if text is None else text(index)
+    return found
+
+
+def _row(bad: BadGold) -> str:
+    shown = bad.gold if len(bad.gold) <= LONGEST else f"{bad.gold[:LONGEST]}..."
+    values = ", ".join(f"{name} {value}" for name, value in bad.values.items())
+    return f"{bad.id!r}: {shown!r} -> {values}" + (f" ({bad.why})" if bad.why else "")
