@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from foveal.data.bad_rows import BadRow, refuse
 from foveal.data.columns import answer_text, question_text
-from foveal.data.errors import DataError
+from foveal.data.errors import DataError, of_kind
 from foveal.data.problems import FileProblems
 from foveal.data.selection import Ids
 from foveal.data.verdicts import Seen, Verdicts, examine, in_memory
@@ -243,11 +243,12 @@ class _FileRows:
         if place not in self._plan.opened:
             return ()
         decoded, limits = place in self._plan.decoded, self._problems.limits
+        stored = self._problems.pictures(place)
         try:
-            stored = self._problems.pictures(place)
-            return tuple(examine(one, limits, verdicts, decoded=decoded) for one in stored)
-        except DataError as error:
-            raise DataError(str(error), kind="picture") from error
+            with of_kind("picture"):
+                return tuple(examine(one, limits, verdicts, decoded=decoded) for one in stored)
+        except DataError:
+            raise
         except Exception as error:  # a decoder raises whatever it trips over
             raise DataError(
                 f"{self.where(place)}: a picture cannot be decoded: {type(error).__name__}: {error}; repair "

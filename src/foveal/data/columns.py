@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from foveal.data.errors import DataError, listing, nearest
+from foveal.data.errors import DataError, listing, nearest, of_kind
 from foveal.types import IMAGE_MARK
 
 QUESTION = ("problem", "question", "prompt", "query")
@@ -75,24 +75,23 @@ def find_columns(
     )
 
 
+@of_kind("question")
 def question_text(value: object, *, column: str, where: str) -> str:
     """The question. Raises: DataError when it is empty, no text, or holds a model's control tokens."""
     if not isinstance(value, str):
-        raise DataError(
-            f"{where}: {column} should be text, got {type(value).__name__} {_short(value)}", kind="question"
-        )
+        raise DataError(f"{where}: {column} should be text, got {type(value).__name__} {_short(value)}")
     if not _NUMBERED.sub("", value).replace(IMAGE_MARK, "").strip():
-        raise DataError(f"{where}: {column} is empty; write a question or remove the row", kind="question")
+        raise DataError(f"{where}: {column} is empty; write a question or remove the row")
     special = _SPECIAL.search(value)
     if special:
         raise DataError(
             f"{where}: {column} contains the control token {special[0]!r}, which would count as a picture "
-            f"or end the turn; write {IMAGE_MARK} where a picture stands, and no chat template",
-            kind="question",
+            f"or end the turn; write {IMAGE_MARK} where a picture stands, and no chat template"
         )
     return value.strip()
 
 
+@of_kind("answer")
 def answer_text(value: object, *, column: str, where: str) -> str:
     """The answer as text: numbers in short form, several parts joined by commas.
 
@@ -111,26 +110,25 @@ def answer_text(value: object, *, column: str, where: str) -> str:
     if value is None or isinstance(value, str | Sequence) or value != value:
         raise DataError(
             f"{where}: {column} is empty; every row needs an answer to be graded by: "
-            "fill it in or remove the row",
-            kind="answer",
+            "fill it in or remove the row"
         )
     raise DataError(
         f"{where}: {column} should be text, a number or a list of them, "
-        f"got {type(value).__name__} {_short(value)}",
-        kind="answer",
+        f"got {type(value).__name__} {_short(value)}"
     )
 
 
+@of_kind("id")
 def id_text(value: object, *, column: str, where: str) -> str:
     """The id. Raises: DataError when it is no text or whole number."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise DataError(
-            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {_short(value)}",
-            kind="id",
+            f"{where}: {column} should be text or a whole number, got {type(value).__name__} {_short(value)}"
         )
     return str(value)
 
 
+@of_kind("marks")
 def with_marks(question: str, pictures: int, *, where: str) -> str:
     """The question with exactly one mark per picture.
 
@@ -152,8 +150,7 @@ def with_marks(question: str, pictures: int, *, where: str) -> str:
         raise DataError(
             f"{where}: the question has {marks} but the row has {pictures} pictures; "
             f"write exactly one {IMAGE_MARK} for each picture, in their order, or none at all "
-            "to have them put in front",
-            kind="marks",
+            "to have them put in front"
         )
     return question
 

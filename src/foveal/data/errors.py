@@ -1,7 +1,8 @@
 """The error of all data readers, and the nearest name to a mistyped one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from foveal.spec import FovealError
 
@@ -13,6 +14,17 @@ class DataError(FovealError):
         """`kind` is one of `foveal.data.bad_rows.KINDS`, by which rows that cannot be used are counted."""
         super().__init__(message)
         self.kind = kind
+
+
+@contextmanager
+def of_kind(kind: str) -> Iterator[None]:
+    """Raised inside it, or in a function decorated with it, an error is of this kind unless it has one."""
+    try:
+        yield
+    except DataError as error:
+        if error.kind == "row":
+            error.kind = kind
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ import PIL.Image
 from PIL import ImageOps
 from PIL.Image import Image
 
-from foveal.data.errors import DataError, nearest
+from foveal.data.errors import DataError, nearest, of_kind
 
 MAX_ASPECT = 200
 """Longest side over shortest; the picture processors of the Qwen-VL family refuse more."""
@@ -47,6 +47,7 @@ class Stored:
     where: str
 
 
+@of_kind("picture")
 def stored(value: object, *, folder: Path | None, where: str) -> tuple[Stored, ...]:
     """The pictures in a cell: one or a list of {bytes, path} tables, bytes, or paths relative to `folder`.
 
