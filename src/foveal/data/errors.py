@@ -18,7 +18,7 @@ class DataError(FovealError):
 
 @contextmanager
 def of_kind(kind: str) -> Iterator[None]:
-    """Raised inside it, or in a function decorated with it, an error is of this kind unless it has one."""
+    """Errors from inside are of this kind, unless they say another themselves."""
     try:
         yield
     except DataError as error:
