@@ -126,7 +126,7 @@ def look(
         _FileRows(problems, plan) if isinstance(problems, FileProblems) else _MadeRows(problems, plan)
     )
     bad: list[BadRow] = []
-    ids, seen = Ids(), dict[str, str]()
+    ids, seen = Ids(), dict[str, int]()
     lengths: list[int] = []
     longest, longest_id, looked = 0, "", 0
     with warnings.catch_warnings():
@@ -180,17 +180,18 @@ def _judge(
     rows: "_Rows",
     place: int,
     seeing: Callable[[], tuple[Seen, ...]],
-    seen: dict[str, str],
+    seen: dict[str, int],
     identifier: str,
     plan: Plan,
     lengths: list[int],
 ) -> Looked:
     """Raises: FovealError with the first fault of a row. `lengths` gets the length of its prompt."""
     where = rows.where(place)
-    first = seen.setdefault(identifier, where)
-    if first != where:
+    first = seen.setdefault(identifier, place)
+    if first != place:
         raise DataError(
-            f"{where}: the id {identifier!r} is also that of {first}; make ids unique{rows.otherwise}",
+            f"{where}: the id {identifier!r} is also that of {rows.where(first)}; "
+            f"make ids unique{rows.otherwise}",
             kind="duplicate_id",
         )
     problem, pictures = rows.whole(place, seeing())
