@@ -8,6 +8,18 @@ import numpy as np
 import PIL.Image
 
 from data_files import jsonl
+from foveal.rewards.rules import Boxed
+from foveal.rewards.tasks import Task
+from foveal.types import Problem
+
+UNGRADABLE = "see the appendix"
+
+
+class Picky(Boxed):
+    """The reward `boxed`, which cannot read one truth."""
+
+    def settle(self, problem: Problem, text: str) -> float | None | Task:
+        return None if problem.answer == UNGRADABLE else super().settle(problem, text)
 
 
 def photo(seed: int, size: tuple[int, int] = (64, 48), *, quality: int = 90) -> bytes:
@@ -45,7 +57,7 @@ def planted(folder: Path) -> tuple[Path, dict[int, str]]:
         16: ("duplicate_id", {"id": "p3"}),
         17: ("overlong", {"question": "why " * 2000}),
         19: ("overlong", {"question": "why " * 2500}),
-        20: ("ungradable", {"answer": "\\boxed{}"}),
+        20: ("ungradable", {"answer": UNGRADABLE}),
     }
     for row, (_, change) in changes.items():
         rows[row] |= change

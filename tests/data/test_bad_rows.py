@@ -14,11 +14,10 @@ from foveal.data.problems import DataConfig, open_data
 from foveal.data.selection import Choice, Selected, choice_files, parse_choices, text_of
 from foveal.data.summary import Summary, answer_kind, lines_of, shows_options, spread_of
 from foveal.data.verdicts import Verdicts
-from foveal.rewards.rules import Boxed
 from foveal.rewards.rules import Choice as ChoiceReward
 from foveal.train.usable import gradable_by
 from foveal.types import Problem
-from planted import good_row, photo, planted
+from planted import UNGRADABLE, Picky, good_row, photo, planted
 
 
 def words(problem: Problem, sizes: object) -> int:
@@ -27,14 +26,14 @@ def words(problem: Problem, sizes: object) -> int:
 
 
 def found_in(path: Path, *, observe: Summary | None = None, decode: bool = True) -> Findings:
-    problems = open_data(str(path), prompt_suffix="")
+    problems = open_data(str(path), prompt_suffix="", id_column="id")
     every = range(len(problems))
     plan = Plan(
         opened=every,
         decoded=every if decode else (),
         length=words,
         limit=1000,
-        gradable=gradable_by([Boxed()]),
+        gradable=gradable_by([Picky()]),
         workers=2,
     )
     return look(problems, plan, Verdicts(None), observe=observe.observe if observe else lambda row: None)
@@ -141,9 +140,9 @@ def test_lazily_opened_pictures_in_memory_are_decoded(tmp_path: Path) -> None:
 def test_gradable_is_what_any_accuracy_reward_can_read() -> None:
     free = Problem(id="a", question="?", images=(), answer="a red cube")
     letter = Problem(id="b", question="?", images=(), answer="B")
-    empty = Problem(id="c", question="?", images=(), answer="\\boxed{}")
+    empty = Problem(id="c", question="?", images=(), answer=UNGRADABLE)
     assert [gradable_by([ChoiceReward()])(p) for p in (free, letter, empty)] == [False, True, False]
-    assert [gradable_by([ChoiceReward(), Boxed()])(p) for p in (free, letter, empty)] == [True, True, False]
+    assert [gradable_by([ChoiceReward(), Picky()])(p) for p in (free, letter, empty)] == [True, True, False]
     assert gradable_by([])(empty)
 
 

@@ -46,7 +46,8 @@ class Heard(Silent):
 def table(model: Path, path: Path, **changes: Any) -> dict[str, Any]:
     """Short prompts of a file with few steps; a limit that the planted rows exceed."""
     found = world_table(model, steps=4, checkpoint={"every": 2, "keep": 9}, validation=None)
-    found["data"] = {"path": str(path), "prompt_suffix": "", "bad_rows": "skip"}
+    found["data"] = {"path": str(path), "prompt_suffix": "", "bad_rows": "skip", "id_column": "id"}
+    found["rewards"] = [{"type": "planted:Picky"}, {"type": "run_cases:Letters", "weight": 0.5}]
     found["sampling"] |= {"max_prompt_tokens": 900}
     del found["validation"]
     return found | changes
@@ -229,7 +230,7 @@ def test_validation_and_evaluation_leave_bad_rows_out_and_count_them(
     validation = {
         "every": 9,
         "problems": 12,
-        "data": {"path": str(path), "prompt_suffix": "", "bad_rows": "skip"},
+        "data": {"path": str(path), "prompt_suffix": "", "bad_rows": "skip", "id_column": "id"},
     }
     config = load(table(tiny_folder, path, validation=validation, steps=1))
     loop.start(config, tmp_path / "run")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from foveal.data.bad_rows import BadRow, refuse
 from foveal.data.columns import answer_text, question_text
-from foveal.data.errors import DataError
+from foveal.data.errors import DataError, of_kind
 from foveal.data.problems import FileProblems
 from foveal.data.selection import Ids
 from foveal.data.verdicts import Seen, Verdicts, examine, in_memory
@@ -126,7 +126,7 @@ def look(
         _FileRows(problems, plan) if isinstance(problems, FileProblems) else _MadeRows(problems, plan)
     )
     bad: list[BadRow] = []
-    ids, seen = Ids(), dict[str, str]()
+    ids, seen = Ids(), dict[str, int]()
     lengths: list[int] = []
     longest, longest_id, looked = 0, "", 0
     with warnings.catch_warnings():
@@ -180,17 +180,18 @@ def _judge(
     rows: "_Rows",
     place: int,
     seeing: Callable[[], tuple[Seen, ...]],
-    seen: dict[str, str],
+    seen: dict[str, int],
     identifier: str,
     plan: Plan,
     lengths: list[int],
 ) -> Looked:
     """Raises: FovealError with the first fault of a row. `lengths` gets the length of its prompt."""
     where = rows.where(place)
-    first = seen.setdefault(identifier, where)
-    if first != where:
+    first = seen.setdefault(identifier, place)
+    if first != place:
         raise DataError(
-            f"{where}: the id {identifier!r} is also that of {first}; make ids unique{rows.otherwise}",
+            f"{where}: the id {identifier!r} is also that of {rows.where(first)}; "
+            f"make ids unique{rows.otherwise}",
             kind="duplicate_id",
         )
     problem, pictures = rows.whole(place, seeing())
@@ -243,11 +244,12 @@ class _FileRows:
         if place not in self._plan.opened:
             return ()
         decoded, limits = place in self._plan.decoded, self._problems.limits
+        stored = self._problems.pictures(place)
         try:
-            stored = self._problems.pictures(place)
-            return tuple(examine(one, limits, verdicts, decoded=decoded) for one in stored)
-        except DataError as error:
-            raise DataError(str(error), kind="picture" if error.kind == "row" else error.kind) from error
+            with of_kind("picture"):
+                return tuple(examine(one, limits, verdicts, decoded=decoded) for one in stored)
+        except DataError:
+            raise
         except Exception as error:  # a decoder raises whatever it trips over
             raise DataError(
                 f"{self.where(place)}: a picture cannot be decoded: {type(error).__name__}: {error}; repair "

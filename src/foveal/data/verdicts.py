@@ -116,7 +116,7 @@ def examine(picture: Stored, limits: Limits, verdicts: Verdicts, *, decoded: boo
     key = _key(picture)
     digest = verdicts.find(key) if key is not None else None
     if digest is None:
-        digest = key if key is not None and isinstance(picture.content, bytes) else _digest(picture)
+        digest = key if key is not None and isinstance(picture.content, bytes) else _digest(picture.content)
         jpeg = kind in ("JPEG", "MPO")
         decode(picture, Limits(max_pixels=DRAFT_PIXELS, oversize="resize") if jpeg else limits)
         if key is not None:
@@ -130,7 +130,7 @@ def in_memory(image: Image, *, where: str, decoded: bool) -> Seen:
     Raises: DataError, when it cannot be.
     """
     try:
-        made = _digest(Stored(content=image, where=where)) if decoded else None
+        made = _digest(image) if decoded else None
     except Exception as error:  # a decoder raises whatever it trips over
         raise DataError(
             f"{where}: the picture cannot be decoded: {error}; repair or remove it", kind="picture"
@@ -142,7 +142,7 @@ def _key(picture: Stored) -> bytes | None:
     """By what a picture is known; None for one that must not be remembered."""
     content: object = picture.content
     if isinstance(content, bytes):
-        return _digest(picture)
+        return _digest(content)
     if not isinstance(content, Path):
         return None
     try:
@@ -156,9 +156,8 @@ def _key(picture: Stored) -> bytes | None:
     return hashlib.blake2b(repr(state).encode(errors="surrogateescape"), digest_size=_DIGEST).digest()
 
 
-def _digest(picture: Stored) -> bytes:
+def _digest(content: object) -> bytes:
     """Hash of a picture as it is stored: bytes, a file, a part of an archive, or an image in memory."""
-    content: object = picture.content
     made = hashlib.blake2b(digest_size=_DIGEST)
     if isinstance(content, Path):
         with content.open("rb") as file:

@@ -2,7 +2,7 @@
 
 config.toml        the resolved configuration
 manifest.json      schema_version, command, git of foveal's own checkout, packages, machine
-measured.json      what was chosen by measurement at start; reused on resume
+measured.json      chosen by measurement at start; data.json: rows used, bad_rows.jsonl: left out; all reused
 metrics.jsonl      one line a step, one a validation (kind = "validation"), one an alarm ("guard")
 completions.jsonl  completions with policy version, rewards, per-token values of the terms, pictures
 events.jsonl       start, resume, stop: what depends on when the process ran

@@ -107,7 +107,8 @@ def gradable_by(rewards: Sequence[Reward]) -> Callable[[Problem], bool]:
     """Whether any reward that decides what is right can read a problem's answer, as far as that is plain at
     once: what takes algebra, a judge or code of the user's counts as gradable.
     """
-    judges = [reward for reward in rewards if reward.is_accuracy]
+    # A function of the user's may say of itself that it decides what is right.
+    judges = [reward for reward in rewards if reward.is_accuracy or getattr(reward, "accuracy", False)]
 
     def gradable(problem: Problem) -> bool:
         return not judges or any(_reads(reward, problem) for reward in judges)
