@@ -1,5 +1,6 @@
 """Fixtures of several test folders."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from foveal.policy import Policy
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A mistake of the library's own fails a test with its traceback, in processes of their own too.
+os.environ["FOVEAL_TRACEBACK"] = "1"
 
 
 @pytest.fixture(scope="session")

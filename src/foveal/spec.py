@@ -19,6 +19,8 @@ from typing import Any, ClassVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from foveal.text import printable, shortened
+
 PLUGIN_FILES: set[str] = set()
 """Files of the modules that components were imported from by path."""
 
@@ -29,11 +31,25 @@ _BRANCH = re.compile(r"(literal|tuple|list|dict|function-\w+)\[.*|constrained-\w
 """What pydantic puts into a place to name a branch of a union."""
 
 
+VALUE_LENGTH = 300
+"""Characters of a value in a message."""
+
+MESSAGE_LENGTH = 6000
+"""Characters of a message: a value that is longer than a screen hides what is wrong with it."""
+
+
 class FovealError(Exception):
     """A mistake of the user's that the command line prints without a traceback.
 
-    The message says what is wrong (with the value), what was expected and where to change it.
+    The message says what is wrong (with the value), what was expected and where to change it. Values in it
+    come from anywhere: control characters are shown, not obeyed, and what is endless is cut.
     """
+
+    status: ClassVar[int] = 2
+    """What the command ends with."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(printable(message), MESSAGE_LENGTH))
 
 
 class ConfigError(FovealError):
@@ -122,7 +138,7 @@ def _from_file(file: Path) -> Any:
     return module
 
 
-def plugin_failure(error: Exception) -> str | None:
+def plugin_failure(error: BaseException) -> str | None:
     """What to tell of an error that came out of a plug-in, and its line; None, when no plug-in is in it."""
     frames = traceback.extract_tb(error.__traceback__)
     if not any(frame.filename in PLUGIN_FILES for frame in frames):
@@ -205,7 +221,8 @@ def explain(
             lines.append(f"{origin}: {place!r} is missing; {way}")
         else:
             reasons = "; or: ".join(_reason(item) for item in items)
-            lines.append(f"{origin}: {place} = {given!r}: {reasons}" if place else f"{origin}: {reasons}")
+            value = shortened(repr(given), VALUE_LENGTH)
+            lines.append(f"{origin}: {place} = {value}: {reasons}" if place else f"{origin}: {reasons}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,5 @@
 """`foveal evaluate`: accuracy of a model, with intervals, also with another problem's picture."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,9 @@ def run(
 ) -> int:
     """`foveal evaluate`."""
     import torch
-    from rich.console import Console
 
     from foveal.cli.screen import Bar
+    from foveal.console import Console
     from foveal.evaluation.compare import compare
     from foveal.evaluation.records import Evaluation
     from foveal.train import assess
@@ -71,7 +70,7 @@ def run(
         overrides=overrides,
         model=model,
         data=data,
-        message=lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True),
+        message=console.say,
     )
     torch.set_num_threads(int(measure(threads=config.threads)["threads"]))
     with Bar(console, "evaluating") as tick:
@@ -86,13 +85,14 @@ def run(
             ) from error
     _print_evaluation(found.summary)
     if earlier is not None:
-        Console(file=sys.stdout).print_json(data=compare(earlier, found).to_json())
+        Console().print_json(data=compare(earlier, found).to_json())
     return 0
 
 
 def _print_evaluation(summary: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from foveal.console import Console
 
     table = Table(title=f"{summary['problems']} problems, {summary['completions']} completions")
     for column in ("quantity", "value", "95 % interval"):
@@ -108,4 +108,4 @@ def _print_evaluation(summary: Mapping[str, Any]) -> None:
             )
     for kind, share in summary["kinds"].items():
         table.add_row(f"  {kind}", f"{share:.3f}", "")
-    Console(file=sys.stdout).print(table)
+    Console().print(table)
