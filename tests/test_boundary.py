@@ -117,7 +117,7 @@ def test_commands_show_names_that_would_steer_a_terminal(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    bad = "x\x1b[2J\x1b]52;c;aGk=\x07\u202e"
+    bad = "x\x1b[2J\x1b]52;c;aGk\x07\u202e"
     row = {"id": bad, "question": f"{bad} <image>", "answer": "1", "image": f"{bad}.png"}
     (tmp_path / f"{bad}.jsonl").write_text(json.dumps(row) + "\n")
     for words in (

@@ -49,15 +49,17 @@ class OtherRank(FovealError):
 
 
 @contextmanager
-def door(wrong: str, way: str) -> Iterator[None]:
+def door(wrong: str, way: str, *, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Turn what libraries raise inside into `WRONG: REASON; WAY`.
 
-    Raises: FovealError. Errors of this library's own code, and of plug-ins, pass as they are.
+    Errors of this library's own code, and of plug-ins, pass as they are, but for those of the types `also`:
+    what compiled code, which leaves no line of its own in a traceback, raises for what it was given.
+    Raises: FovealError.
     """
     try:
         yield
     except BaseException as error:
-        if not is_foreign(error):
+        if not is_foreign(error) and not (type(error) in also and plugin_failure(error) is None):
             raise
         raise FovealError(f"{wrong}: {reason(error)}; {way}") from error
 

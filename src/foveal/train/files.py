@@ -59,8 +59,8 @@ def read_lines(file: Path, *, stepped: bool = False) -> list[dict[str, Any]]:
         elif any(later.strip() for later in lines[number:]):
             shown = shortened(line[:80].decode(errors="replace"), 60)
             raise FovealError(
-                f"{file} line {number} is broken: {shown!r} is no table{' with a step' * stepped}; delete that line, or "
-                f"the file where its lines are not needed"
+                f"{file} line {number} is broken: {shown!r} is no table{' with a step' * stepped}; delete "
+                f"that line, or the file where its lines are not needed"
             )
         else:
             break

@@ -25,6 +25,8 @@ class Family(Protocol):
     """Side of a vision patch, pixels."""
     merge: int
     """Patches a side that become one visual token."""
+    temporal: int
+    """Frames that a patch spans."""
     image_token_id: int
     windows: tuple[int | None, ...]
     """Tokens of its own sequence that a token looks back at in each text layer, itself counted; None: all.
@@ -89,16 +91,24 @@ def family_of(config: Any, *, where: str) -> Family:  # noqa: ANN401
     Raises: FovealError for a model without pictures, or of a family without an adapter.
     """
     kind = getattr(config, "model_type", "?")
-    if getattr(config, "vision_config", None) is None:
+    require_family(kind, pictures=getattr(config, "vision_config", None) is not None, where=where)
+    module, _, name = FAMILIES[kind].partition(":")
+    family: Family = getattr(importlib.import_module(module), name)(config)
+    return family
+
+
+def require_family(kind: object, *, pictures: bool, where: str) -> None:
+    """`kind` is the model_type of a config.json; `pictures`: it has a vision_config.
+
+    Raises: FovealError as `family_of`, before transformers looks at the folder.
+    """
+    if not pictures:
         raise FovealError(
             f"the model in {where} has no pictures: its model_type is {kind!r} and it has no vision_config; "
             f"expected a vision-language model of {', '.join(FAMILIES)}; change --model or [model] path"
         )
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise FovealError(
             f"the model in {where} has model_type {kind!r}; expected one of {', '.join(FAMILIES)} "
             f"(an adapter is one file in foveal/policy/families); change --model or [model] path"
         )
-    module, _, name = FAMILIES[kind].partition(":")
-    family: Family = getattr(importlib.import_module(module), name)(config)
-    return family
