@@ -14,10 +14,10 @@ import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from foveal.text import printable, shortened
 
@@ -56,6 +56,34 @@ class ConfigError(FovealError):
     """A configuration that cannot be run."""
 
 
+_OPAQUE = ("metadata", "config", "cls", "function", "default", "default_factory", "expected", "serialization")
+"""Keys of a schema that hold no schema of a field's value."""
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+def _as_given(schema: Any) -> Any:
+    """The schema with numbers and truth values that are taken as they are given, or not at all."""
+    if isinstance(schema, list):
+        return [_as_given(item) for item in schema]
+    if isinstance(schema, tuple):
+        return tuple(_as_given(item) for item in schema)
+    if not isinstance(schema, dict):
+        return schema
+    kind = schema.get("type")
+    if kind in ("bool", "float"):
+        return {**schema, "strict": True}
+    if kind == "function-before" and schema["function"].get("function") is _number:
+        return schema
+    if kind == "int":
+        return core_schema.no_info_before_validator_function(_number, cast(CoreSchema, schema))
+    return {key: value if key in _OPAQUE else _as_given(value) for key, value in schema.items()}
+
+
 class Config(BaseModel):
     """Base of every configuration: frozen; unknown keys, NaN and infinities refused."""
 
@@ -66,6 +94,13 @@ class Config(BaseModel):
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The fields' own types alone: no `true` for 1, no "5" for 5. A whole float stands for an integer."""
+        return _as_given(handler(source))  # type: ignore[no-any-return]
 
 
 class Component(Config):

@@ -62,7 +62,10 @@ def test_a_model_without_pictures_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("qwen2_vl", "model_type 'qwen2_vl'; expected one of qwen2_5_vl"), ("qwen9", "cannot be read")],
+    [
+        ("qwen2_vl", "model_type 'qwen2_vl'; expected one of qwen2_5_vl"),
+        ("qwen9", "model_type 'qwen9'; expected one of"),
+    ],
 )
 def test_an_unknown_family_is_refused(tiny_folder: Path, tmp_path: Path, kind: str, message: str) -> None:
     folder = edited(tiny_folder, tmp_path / "model", model_type=kind)
@@ -96,7 +99,7 @@ def test_weights_that_are_not_whole_are_refused(tiny_folder: Path, tmp_path: Pat
 def test_a_folder_without_weights_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(FovealError, match="weights in .* cannot be loaded"):
+    with pytest.raises(FovealError, match="has no weights in .safetensors files"):
         load_policy(str(folder))
 
 

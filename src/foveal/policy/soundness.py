@@ -194,9 +194,7 @@ def require_picture_settings(images: Any, *, patch: int, merge: int, temporal: i
     size: Any = images.size
     try:
         least, most = size["shortest_edge"], size["longest_edge"]
-        right = (
-            all(type(edge) is int for edge in (least, most)) and 0 < least <= most and least <= LEAST_PIXELS
-        )
+        right = type(least) is int and type(most) is int and 0 < least <= min(most, LEAST_PIXELS)
     except (TypeError, KeyError):
         right = False
     if not right:
