@@ -70,8 +70,10 @@ def is_foreign(error: BaseException) -> bool:
         return False
     if not isinstance(error, Exception):
         return type(error).__name__ == _PANIC
+    if isinstance(error, _OUTSIDE) or type(error).__module__.partition(".")[0] not in ("builtins", "foveal"):
+        return True
     frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, _OUTSIDE) or not (frames and frames[-1].filename.startswith(_OWN))
+    return not (frames and frames[-1].filename.startswith(_OWN))
 
 
 def reason(error: BaseException) -> str:

@@ -7,6 +7,9 @@ from typing import Any
 from foveal.cli.checks import Commands, check_words, free_stem, make_folder
 from foveal.spec import FovealError
 
+MOST_SAMPLES = 1024
+"""As for sampling.group_size."""
+
 
 def add(commands: Commands) -> None:
     """The options of `foveal evaluate`."""
@@ -57,8 +60,10 @@ def run(
     from foveal.train.measure import measure
 
     check_words(model=model, data=data)
-    if samples < 0:
-        raise FovealError(f"--samples is {samples}; expected 0 (one greedy completion) or more")
+    if not 0 <= samples <= MOST_SAMPLES:
+        raise FovealError(
+            f"--samples is {samples}; expected 0 (one greedy completion) to {MOST_SAMPLES} per problem"
+        )
     if problems < 1:
         raise FovealError(f"--problems is {problems}; expected at least 1")
     earlier = Evaluation.load(against) if against is not None else None

@@ -29,6 +29,7 @@ from foveal.policy.soundness import (
     AGAIN,
     ODD,
     config_of,
+    quiet_transformers,
     require_finite_weights,
     require_vocabulary,
     require_weights,
@@ -321,7 +322,7 @@ def load_policy(
     require_weights(folder, where=path)
     with door(f"the config.json of {path} is not that of a {config.model_type} model", AGAIN, also=ODD):
         family = family_of(config, where=path)
-    with door(f"the weights in {path} cannot be loaded", AGAIN):
+    with door(f"the weights in {path} cannot be loaded", AGAIN), quiet_transformers():
         found: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
             config=config,

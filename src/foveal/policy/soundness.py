@@ -7,6 +7,8 @@ place of a file, or 10^9 layers would end somewhere inside transformers, without
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig
+from transformers.utils import logging
 
 from foveal.boundary import door
 from foveal.policy.families.base import require_family
@@ -89,6 +92,18 @@ def config_of(folder: Path, *, where: str) -> Any:  # noqa: ANN401
             )
     with door(f"the model folder {where} cannot be read", AGAIN):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without transformers' own report of a load, which names tensors as the folder does: what matters of it
+    is an error of ours."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _tables(folder: Path) -> dict[str, Mapping[str, Any]]:
