@@ -124,6 +124,11 @@ def load_class(path: str, *, kind: str, base: type[Component] = Component) -> ty
         raise ConfigError(f"{kind} type {path!r} is not an import path; write it as 'my_file:MyClass'")
     module = _load_module(module_name, kind=kind, path=path)
     found = getattr(module, class_name, None)
+    if found is None and (module_name == "__main__" or "." in class_name):
+        raise ConfigError(
+            f"{kind} type {path!r} was made in a script, a notebook or a function, and is not there any "
+            f"more; put the class into a file, or go on from the program that made it"
+        )
     if found is None:
         near = difflib.get_close_matches(class_name, [n for n in vars(module) if not n.startswith("_")], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -200,7 +205,7 @@ def build_component(
     Raises: ConfigError for an unknown name (with the nearest one), a class that does not fit, or a bad field.
     """
     if isinstance(value, Component):
-        return value
+        return _named(value, registry)
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
@@ -229,6 +234,20 @@ def build_component(
         if ":" not in name:
             raise
         raise ConfigError(f"{kind} type {name!r} cannot be made: {_told(error)}; change the class") from error
+
+
+def _named(value: Component, registry: Mapping[str, str]) -> Component:
+    """An instance under a `type` by which it is found again when its run goes on.
+
+    A class that is derived from one of this library's has that one's name, and would come back as that one.
+    """
+    path = f"{type(value).__module__}:{type(value).__qualname__}"
+    if ":" in value.type or registry.get(value.type) == path:
+        return value
+    origin = str(getattr(sys.modules.get(type(value).__module__), "__file__", None))
+    if not origin.startswith(_FOREIGN):
+        PLUGIN_FILES.add(origin)
+    return value.model_copy(update={"type": path})
 
 
 def explain(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.config import SCHEMA_VERSION
+from foveal.spec import PLUGIN_FILES
 from foveal.tables import PLUGIN_FOLDERS
 
 
@@ -34,12 +35,17 @@ def manifest() -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "started": now(),
         "command": sys.argv,
-        "import_paths": [*PLUGIN_FOLDERS, str(Path.cwd())],
+        "import_paths": list(dict.fromkeys([*PLUGIN_FOLDERS, str(Path.cwd()), *_plugin_folders()])),
         "git": _git(),
         "python": platform.python_version(),
         "packages": packages,
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
     }
+
+
+def _plugin_folders() -> list[str]:
+    """Where the modules of a user's own classes lie."""
+    return sorted({str(Path(file).parent) for file in PLUGIN_FILES if Path(file).is_file()})
 
 
 def _git() -> dict[str, Any] | None:
