@@ -1,5 +1,6 @@
 """Fixtures of several test folders."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from foveal.policy import Policy
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# A mistake of the library's own fails a test with its traceback, in processes of their own too.
+os.environ["FOVEAL_TRACEBACK"] = "1"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,7 +18,7 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("spec", "keys", "tables", "ranges"),
+    ("text", "spec", "keys", "tables", "ranges", "boundary", "console"),
     ("types", "problem", "tokens", "views", "signs"),
     ("advantages", "collapse", "objectives", "perturbations", "rewards", "evaluation.stats", "compat"),
     ("data", "policy", "rollout", "worlds", "saliency"),

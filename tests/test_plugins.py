@@ -1,12 +1,20 @@
 """A stranger's objective with a view of its own, perturbation and reward: files outside the package."""
 
+import importlib
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
 import torch
 
 from foveal.cli import main
+from foveal.config import dump, load
+from foveal.objectives.extension import build_objective
+from foveal.objectives.grpo import GRPO
+from foveal.objectives.papo import PAPO
+from foveal.spec import ConfigError
+from foveal.train.loop import start
 
 OBJECTIVE = '''
 """A base objective that also asks to be sure of itself where the picture is noised."""
@@ -151,3 +159,62 @@ def test_view_without_a_perturbation_is_named(
     said = capsys.readouterr().err
     assert "steady:Steady needs a \"noised\" view, but [perturbations] has 'noisy'" in said
     assert "add [perturbations.noised]" in said
+
+
+SHORTENED = '''
+from foveal.objectives.extension import build_objective
+from foveal.objectives.grpo import GRPO
+
+class Halved(GRPO):
+    """GRPO with half the advantage; it inherits the short name "grpo"."""
+
+    def advantages(self, inputs):
+        return super().advantages(inputs) / 2
+'''
+
+
+def test_an_instance_of_ones_own_class_goes_on_as_that_class(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passed from Python it has no import path, and the name that it inherits is that of another class."""
+    (tmp_path / "beside").mkdir()
+    (tmp_path / "beside" / "halved.py").write_text(SHORTENED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path / "beside"))
+    halved = importlib.import_module("halved").Halved()
+    assert halved.type == "grpo"
+    config = load(
+        {
+            **tomllib.loads(CONFIG),
+            "objective": halved,
+            "perturbations": {},
+            "model": {"path": str(tiny_folder)},
+            "rewards": [{"type": "choice"}],
+            "steps": 1,
+        }
+    )
+    assert config.objective.type == "halved:Halved"
+    assert load(tomllib.loads(dump(config))) == config
+    start(config, tmp_path / "run")
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert str(tmp_path / "beside") in manifest["import_paths"]
+    assert build_objective(PAPO()).type == "papo"
+
+
+def test_a_class_that_is_not_there_any_more_is_refused_in_words() -> None:
+    class Local(GRPO):
+        pass
+
+    config = load(
+        {**tomllib.loads(CONFIG), "objective": Local(), "perturbations": {}, "rewards": [{"type": "choice"}]}
+    )
+    for path in (config.objective.type, "__main__:Mine"):
+        with pytest.raises(ConfigError, match="made in a script, a notebook or a function"):
+            load(
+                {
+                    **tomllib.loads(CONFIG),
+                    "objective": path,
+                    "perturbations": {},
+                    "rewards": [{"type": "choice"}],
+                }
+            )

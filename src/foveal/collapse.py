@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -96,7 +96,7 @@ class Verdict:
 class Memory:
     """What the guard remembers, as JSON values: it is a part of a checkpoint's state."""
 
-    scale: float = 1.0
+    scale: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor on the weight of the perception terms in force."""
     acts: int = 0
     alarms: int = 0

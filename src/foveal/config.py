@@ -5,15 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationError, model_validator
 
 from foveal import data, objectives, perturbations
+from foveal.boundary import require_name
 from foveal.collapse import GuardConfig
 from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
 from foveal.rewards.adapters.functions import build_reward
 from foveal.rewards.settings import GradingConfig as GradingConfig
-from foveal.spec import Config, ConfigError, build_component, explain
+from foveal.spec import Config, ConfigError, FovealError, build_component, explain
 from foveal.tables import apply_override, own_copy, read_table
 from foveal.tables import shipped as shipped
 from foveal.types import Objective, Perturbation, Reward, Sampling, ViewName
@@ -55,10 +56,18 @@ PerturbationField = Annotated[SerializeAsAny[Perturbation], BeforeValidator(_per
 RewardField = Annotated[SerializeAsAny[Reward], BeforeValidator(_reward)]
 
 
+def _nameable(path: str) -> str:
+    try:
+        require_name(path, where="a path")
+    except FovealError as error:
+        raise ValueError(str(error)) from error
+    return path
+
+
 class ModelConfig(Config):
     """Which model is trained, and how it is run."""
 
-    path: str = "tiny"
+    path: Annotated[str, AfterValidator(_nameable)] = "tiny"
     """Hugging Face folder or hub id; "tiny" is the checkpoint that ships with the package."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights. Pure bfloat16 weights hardly move at the papers' learning rate."""
@@ -270,9 +279,9 @@ def load(
             f"them alone is OUT/configs/ARM.toml in the folder of the sweep"
         )
     if model is not None:
-        table["model"] = {**table.get("model", {}), "path": model}
+        table["model"] = {**_table(table, "model"), "path": model}
     if data is not None:
-        table["data"] = _named_data(table.get("data", {}), data)
+        table["data"] = _named_data(_table(table, "data"), data)
     for override in overrides:
         apply_override(table, override)
     where = str(source) if isinstance(source, Path) else "config"
@@ -285,6 +294,19 @@ def load(
     except ValidationError as error:
         origins = {override.partition("=")[0].strip(): override for override in overrides}
         raise ConfigError(explain(error, RunConfig, where=where, overrides=origins)) from error
+
+
+def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The table of this name, which an option changes; a bare name in its place is what the option replaces.
+
+    Raises: ConfigError for anything else.
+    """
+    found = tables.get(name, {})
+    if isinstance(found, str):
+        return {}
+    if not isinstance(found, Mapping):
+        raise ConfigError(f"{name} = {found!r}: expected a table [{name}]")
+    return found
 
 
 def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -28,7 +28,8 @@ from transformers.models.dinov2.modeling_dinov2 import Dinov2Model
 from transformers.utils.logging import disable_progress_bar
 
 from foveal.perturbations.pictures import to_rgb
-from foveal.policy.folder import config_table, local_folder
+from foveal.policy.folder import local_folder
+from foveal.policy.soundness import read_table
 from foveal.spec import FovealError
 from foveal.types import SaliencySource
 
@@ -113,7 +114,7 @@ def _load(folder: Path, source: SaliencySource) -> Any:
     # A run has a progress bar of its own; those of loading weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        kind = config_table(folder, where=source.model).get("model_type")
+        kind = read_table(folder / "config.json").get("model_type")
     except FovealError as error:
         raise FovealError(
             f"the saliency model {source.model!r} cannot be read: {error}; {_EXPECTED}"

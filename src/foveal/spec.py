@@ -14,10 +14,12 @@ import sysconfig
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, cast, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
+
+from foveal.text import printable, shortened
 
 PLUGIN_FILES: set[str] = set()
 """Files of the modules that components were imported from by path."""
@@ -29,15 +31,57 @@ _BRANCH = re.compile(r"(literal|tuple|list|dict|function-\w+)\[.*|constrained-\w
 """What pydantic puts into a place to name a branch of a union."""
 
 
+VALUE_LENGTH = 300
+"""Characters of a value in a message."""
+
+MESSAGE_LENGTH = 6000
+"""Characters of a message: a value that is longer than a screen hides what is wrong with it."""
+
+
 class FovealError(Exception):
     """A mistake of the user's that the command line prints without a traceback.
 
-    The message says what is wrong (with the value), what was expected and where to change it.
+    The message says what is wrong (with the value), what was expected and where to change it. Values in it
+    come from anywhere: control characters are shown, not obeyed, and what is endless is cut.
     """
+
+    status: ClassVar[int] = 2
+    """What the command ends with."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(printable(message), MESSAGE_LENGTH))
 
 
 class ConfigError(FovealError):
     """A configuration that cannot be run."""
+
+
+_OPAQUE = ("metadata", "config", "cls", "function", "default", "default_factory", "expected", "serialization")
+"""Keys of a schema that hold no schema of a field's value."""
+
+
+def _number(value: object) -> object:
+    if isinstance(value, bool | str):
+        raise PydanticCustomError("int_type", "Input should be a valid integer")
+    return value
+
+
+def _as_given(schema: Any) -> Any:
+    """The schema with numbers and truth values that are taken as they are given, or not at all."""
+    if isinstance(schema, list):
+        return [_as_given(item) for item in schema]
+    if isinstance(schema, tuple):
+        return tuple(_as_given(item) for item in schema)
+    if not isinstance(schema, dict):
+        return schema
+    kind = schema.get("type")
+    if kind in ("bool", "float"):
+        return {**schema, "strict": True}
+    if kind == "function-before" and schema["function"].get("function") is _number:
+        return schema
+    if kind == "int":
+        return core_schema.no_info_before_validator_function(_number, cast(CoreSchema, schema))
+    return {key: value if key in _OPAQUE else _as_given(value) for key, value in schema.items()}
 
 
 class Config(BaseModel):
@@ -50,6 +94,13 @@ class Config(BaseModel):
         arbitrary_types_allowed=True,
         allow_inf_nan=False,
     )
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """The fields' own types alone: no `true` for 1, no "5" for 5. A whole float stands for an integer."""
+        return _as_given(handler(source))  # type: ignore[no-any-return]
 
 
 class Component(Config):
@@ -73,6 +124,11 @@ def load_object(path: str, *, kind: str) -> Any:
         raise ConfigError(f"{kind} type {path!r} is not an import path; write it as 'my_file:MyClass'")
     module = _load_module(module_name, kind=kind, path=path)
     found = getattr(module, class_name, None)
+    if found is None and (module_name == "__main__" or "." in class_name):
+        raise ConfigError(
+            f"{kind} type {path!r} was made in a script, a notebook or a function, and is not there any "
+            f"more; put the class into a file, or go on from the program that made it"
+        )
     if found is None:
         near = difflib.get_close_matches(class_name, [n for n in vars(module) if not n.startswith("_")], n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -147,7 +203,7 @@ def _from_file(file: Path) -> Any:
     return module
 
 
-def plugin_failure(error: Exception) -> str | None:
+def plugin_failure(error: BaseException) -> str | None:
     """What to tell of an error that came out of a plug-in, and its line; None, when no plug-in is in it."""
     frames = traceback.extract_tb(error.__traceback__)
     if not any(frame.filename in PLUGIN_FILES for frame in frames):
@@ -174,7 +230,7 @@ def build_component(
     Raises: ConfigError for an unknown name (with the nearest one), a class that does not fit, or a bad field.
     """
     if isinstance(value, Component):
-        return value
+        return _named(value, registry)
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
@@ -205,6 +261,20 @@ def build_component(
         raise ConfigError(f"{kind} type {name!r} cannot be made: {_told(error)}; change the class") from error
 
 
+def _named(value: Component, registry: Mapping[str, str]) -> Component:
+    """An instance under a `type` by which it is found again when its run goes on.
+
+    A class that is derived from one of this library's has that one's name, and would come back as that one.
+    """
+    path = f"{type(value).__module__}:{type(value).__qualname__}"
+    if ":" in value.type or registry.get(value.type) == path:
+        return value
+    origin = str(getattr(sys.modules.get(type(value).__module__), "__file__", None))
+    if not origin.startswith(_FOREIGN):
+        PLUGIN_FILES.add(origin)
+    return value.model_copy(update={"type": path})
+
+
 def explain(
     error: ValidationError, model: type[BaseModel], *, where: str, overrides: Mapping[str, str] | None = None
 ) -> str:
@@ -230,7 +300,8 @@ def explain(
             lines.append(f"{origin}: {place!r} is missing; {way}")
         else:
             reasons = "; or: ".join(_reason(item) for item in items)
-            lines.append(f"{origin}: {place} = {given!r}: {reasons}" if place else f"{origin}: {reasons}")
+            value = shortened(repr(given), VALUE_LENGTH)
+            lines.append(f"{origin}: {place} = {value}: {reasons}" if place else f"{origin}: {reasons}")
     return "\n".join(lines)
 
 

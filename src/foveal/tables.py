@@ -8,7 +8,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from foveal.boundary import reason, require_name
 from foveal.spec import ConfigError
+from foveal.text import shortened
+
+MOST_EXTENDS = 16
+"""Configs that may extend one another."""
+
+MOST_DEPTH = 32
+"""Tables and lists in one another."""
+
+MOST_BYTES = 4 << 20
+"""Longest config file."""
 
 PLUGIN_FOLDERS: list[str] = []
 """Folders of the configs that were read: plug-in modules are found beside them."""
@@ -32,14 +43,15 @@ def read_table(
         return {}
     if not isinstance(source, Path):
         return dict(own_copy(source))
+    require_name(source, where="the config")
     if not source.is_file():
         raise ConfigError(f"no such config file: {source}{_similar_files(source)}")
-    try:
-        table = tomllib.loads(source.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{source} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{source} cannot be read: {error.strerror or error}") from error
+    if len(extended_by) >= MOST_EXTENDS:
+        raise ConfigError(
+            f"{extended_by[0]} extends a file that extends another, and so on, more than {MOST_EXTENDS} "
+            f"times; put what they hold into fewer files"
+        )
+    table = _read_toml(source)
     add_plugin_folder(source.resolve().parent)
     base = table.pop("extends", None)
     if base is None:
@@ -49,10 +61,37 @@ def read_table(
         raise ConfigError(
             f"{source}: extends = {base!r} is not the path of a TOML file; write it relative to this one"
         )
+    require_name(source.parent / base, where=f"{source}: extends")
     if (source.parent / base).resolve() in chain:
         circle = " -> ".join(path.name for path in (*chain, source.parent / base))
         raise ConfigError(f"{source}: extends = {base!r} goes round in a circle ({circle}); leave one out")
     return _merged(read_table(source.parent / base, extended_by=chain), table)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise ConfigError(f"{file} has {file.stat().st_size >> 20} MB; expected a short TOML file")
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{file}: tables or lists stand too deep in one another") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {reason(error)}") from error
+    if _depth(table) > MOST_DEPTH:
+        raise ConfigError(f"{file}: tables or lists stand more than {MOST_DEPTH} deep in one another")
+    return table
+
+
+def _depth(value: object) -> int:
+    """How many tables and lists stand in one another; counted up to one more than are allowed."""
+    level, deep = [value], 0
+    while level and deep <= MOST_DEPTH:
+        held = [one for one in level if isinstance(one, dict | list)]
+        level = [item for one in held for item in (one.values() if isinstance(one, dict) else one)]
+        deep += 1
+    return deep
 
 
 def add_plugin_folder(folder: Path) -> None:
@@ -85,8 +124,13 @@ def apply_override(table: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r} is not of the form section.key=value")
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, ValueError):
         value = text
+    except RecursionError:
+        value = None
+    if value is None or len(keys) + _depth(value) > MOST_DEPTH:
+        shown = shortened(override, 80)
+        raise ConfigError(f"override {shown!r}: more than {MOST_DEPTH} tables or lists in one another")
     here: Any = table
     for key in keys[:-1]:
         here = here[_index(here, key, override)] if isinstance(here, list) else here.setdefault(key, {})

@@ -242,7 +242,7 @@ def test_ctrl_c_sigterm_and_kill_of_the_parent_lose_no_step(here: Path) -> None:
 
 
 def test_a_failed_job_is_told_with_the_end_of_its_log(here: Path) -> None:
-    from rich.console import Console
+    from foveal.console import Console
 
     lost = job(here, overrides=("stepz=3",))
     with pytest.raises(FovealError, match=r"^grpo-0 ended with status 2 [^\n]*\n[^\n]*stepz"):

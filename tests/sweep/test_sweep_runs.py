@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from rich.console import Console
 
 from foveal.cli import main
+from foveal.console import Console
 from foveal.jobs.job import Job
 from foveal.jobs.pool import Failure, run_jobs
 from foveal.spec import FovealError

@@ -26,7 +26,7 @@ def test_a_random_model_is_refused_before_the_first_step(tiny_folder, tmp_path):
     config = load(settings(tiny_folder, other_picture=True, gate=True))
     with pytest.raises(FovealError, match="does not look"):
         loop.start(config, tmp_path / "run")
-    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert not (tmp_path / "run").exists()  # a run that never started leaves none behind
 
 
 def test_a_gate_without_other_pictures_is_refused(tiny_folder):

@@ -18,7 +18,7 @@ from foveal.config import RunConfig, load
 from foveal.policy import load_policy
 from foveal.policy.checkpoint import load_checkpoint, save_checkpoint
 from foveal.spec import FovealError
-from foveal.train import loop, record, stop
+from foveal.train import loop, manifest, stop
 from foveal.train.draw import Order
 from foveal.train.loop import Run
 from foveal.train.measure import MALLOC_OPTIONS, keep_freed_memory, measure
@@ -298,13 +298,13 @@ def test_commit_is_that_of_the_package_and_not_of_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    here = record._git()
-    assert here is None or (Path(here["repository"]) / "src/foveal/train/record.py").is_file()
-    foreign = tmp_path / "foveal" / "train" / "record.py"
+    here = manifest._git()
+    assert here is None or (Path(here["repository"]) / "src/foveal/train/manifest.py").is_file()
+    foreign = tmp_path / "foveal" / "train" / "manifest.py"
     foreign.parent.mkdir(parents=True)
     subprocess.run(("git", "init", "-q", str(tmp_path)), check=True)
-    monkeypatch.setattr(record, "__file__", str(foreign))
-    assert record._git() is None
+    monkeypatch.setattr(manifest, "__file__", str(foreign))
+    assert manifest._git() is None
 
 
 @pytest.mark.parametrize(

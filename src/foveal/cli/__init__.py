@@ -4,18 +4,20 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO, cast
 
 from foveal import __version__
+from foveal.boundary import ending, require_name, require_one_process
 from foveal.cli import config, data, evaluate, quickstart, report, sweep, train, worlds
-from foveal.spec import FovealError, plugin_failure
+from foveal.text import PrintableStream, bare_stream
 
 COMMANDS = (quickstart, train, sweep, evaluate, report, data, worlds, config)
 """One file a command: `add` gives its options, and names what runs it."""
 
-EXIT_MISTAKE = 2
-EXIT_STOPPED = 130
+NAMES = ("config", "model", "data", "out", "resume", "against", "folder")
+"""Options that name a file, a folder or something of the hub."""
 
 EPILOG = """\
 examples:
@@ -33,8 +35,17 @@ Any field of a config can be overridden as section.key=value; `foveal config` pr
 """
 
 
+ONE_PROCESS = (quickstart, train, sweep, evaluate)
+"""Commands that run a model, and so must not be started several times over by torchrun."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; a user's mistake is one message and exit status 2, never a traceback."""
+    with _printable_streams():
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     parser = build_parser()
     arguments, rest = parser.parse_known_args(argv)
     # argparse takes positional words in one run; overrides may also stand between and behind the options.
@@ -49,26 +60,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        module, _, name = arguments.run.partition(":")
-        return int(getattr(importlib.import_module(module), name)(**_options(arguments)))
-    except FovealError as error:
-        print(f"foveal: {error}", file=sys.stderr)
-        return EXIT_STOPPED if type(error).__name__ == "Interrupted" else EXIT_MISTAKE
-    except KeyboardInterrupt:
-        print(
-            "foveal: stopped at once; a run goes on from its last checkpoint with --resume", file=sys.stderr
-        )
-        return EXIT_STOPPED
+        return _run(arguments)
     except BrokenPipeError:
         # The reader of our output went away (`foveal ... | head`): nothing is left to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception as error:
-        told = plugin_failure(error)
-        if told is None:
+    except BaseException as error:
+        end = ending(error)
+        if end is None:
             raise
-        print(f"foveal: {told}; mend it there; a run goes on with --resume", file=sys.stderr)
-        return EXIT_MISTAKE
+        if end.message is not None:
+            print(f"foveal: {end.message}", file=sys.stderr)
+        return end.status
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.command in {module.__name__.rpartition(".")[2] for module in ONE_PROCESS}:
+        require_one_process()
+    for option, value in vars(arguments).items():
+        if option in NAMES and value is not None:
+            require_name(value, where="the config" if option == "config" else f"--{option}")
+    module, _, name = arguments.run.partition(":")
+    return int(getattr(importlib.import_module(module), name)(**_options(arguments)))
+
+
+@contextmanager
+def _printable_streams() -> Iterator[None]:
+    """Whatever is printed until the end, by whom: nothing in it steers the terminal."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (
+        None if stream is None else cast(TextIO, PrintableStream(bare_stream(stream))) for stream in before
+    )
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -173,9 +173,8 @@ def check(
     write: Path | None,
 ) -> int:
     """`foveal data check`."""
-    from rich.console import Console
-
     from foveal.cli.screen import Bar
+    from foveal.console import Console
     from foveal.data.bad_rows import described
     from foveal.data.summary import lines_of
     from foveal.train.survey import survey
@@ -193,7 +192,7 @@ def check(
     if write is not None:
         _write_rows(write, [row.to_json() for row in found.bad])
     if json:
-        Console(file=sys.stdout).print_json(data=table)
+        Console().print_json(data=table)
     else:
         _print_table(data, lines_of(table))
     if write is not None:
@@ -217,13 +216,14 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _print_table(title: str, lines: Sequence[tuple[str, str, str]]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from foveal.console import Console
 
     table = Table(title=title, title_justify="left", show_header=False)
     for _ in range(3):
         table.add_column(overflow="fold")
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
-    Console(file=sys.stdout).print(table)
+    Console().print(table)

@@ -1,12 +1,14 @@
 """`foveal evaluate`: accuracy of a model, with intervals, also with another problem's picture."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from foveal.cli.checks import Commands, check_words, free_stem, make_folder
 from foveal.spec import FovealError
+
+MOST_SAMPLES = 1024
+"""As for sampling.group_size."""
 
 
 def add(commands: Commands) -> None:
@@ -49,27 +51,26 @@ def run(
 ) -> int:
     """`foveal evaluate`."""
     import torch
-    from rich.console import Console
 
     from foveal.cli.screen import Bar
+    from foveal.console import Console
     from foveal.evaluation.compare import compare
     from foveal.evaluation.records import Evaluation
     from foveal.train import assess
     from foveal.train.measure import measure
 
     check_words(model=model, data=data)
-    if samples < 0:
-        raise FovealError(f"--samples is {samples}; expected 0 (one greedy completion) or more")
+    if not 0 <= samples <= MOST_SAMPLES:
+        raise FovealError(
+            f"--samples is {samples}; expected 0 (one greedy completion) to {MOST_SAMPLES} per problem"
+        )
     if problems < 1:
         raise FovealError(f"--problems is {problems}; expected at least 1")
     earlier = Evaluation.load(against) if against is not None else None
     if out is not None:
         make_folder(out, option="--out")
     console = Console(stderr=True)
-
-    def message(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    message = console.say
     config = assess.evaluation_config(source, overrides=overrides, model=model, data=data, message=message)
     torch.set_num_threads(int(measure(threads=config.threads)["threads"]))
     with Bar(console, "evaluating") as tick:
@@ -86,13 +87,14 @@ def run(
             ) from error
     _print_evaluation(found.summary)
     if earlier is not None:
-        Console(file=sys.stdout).print_json(data=compare(earlier, found).to_json())
+        Console().print_json(data=compare(earlier, found).to_json())
     return 0
 
 
 def _print_evaluation(summary: Mapping[str, Any]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from foveal.console import Console
 
     table = Table(title=f"{summary['problems']} problems, {summary['completions']} completions")
     for column in ("quantity", "value", "95 % interval"):
@@ -112,4 +114,4 @@ def _print_evaluation(summary: Mapping[str, Any]) -> None:
         table.add_row(f"  {kind}", f"{share:.3f}", "")
     if summary["failed_count"]:
         table.add_row("could not be graded, left out", str(summary["failed_count"]), "")
-    Console(file=sys.stdout).print(table)
+    Console().print(table)

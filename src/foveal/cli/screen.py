@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,6 +15,7 @@ from rich.progress import (
 from rich.table import Column
 
 from foveal.config import RunConfig
+from foveal.console import Console
 
 BAR_WIDTH = 10
 """The whole line fits into 80 columns; where it does not, the bar gives way."""
@@ -47,7 +47,7 @@ class Screen:
                 TextColumn("[bold]step"),
                 MofNCompleteColumn(table_column=Column(no_wrap=True)),
                 BarColumn(bar_width=BAR_WIDTH),
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 TextColumn("left"),
                 TimeRemainingColumn(table_column=Column(no_wrap=True)),
                 console=self.console,
@@ -57,8 +57,7 @@ class Screen:
 
     def message(self, text: str) -> None:
         """A line of text."""
-        console = self.progress.console if self.progress else self.console
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show a line of metrics."""

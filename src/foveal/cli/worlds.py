@@ -89,8 +89,7 @@ def show(
 
 def coldstart(*, out: Path, seed: int, text_prior: bool, size: Literal["tiny", "small"]) -> int:
     """`foveal worlds coldstart`."""
-    from rich.console import Console
-
+    from foveal.console import Console
     from foveal.worlds.coldstart import coldstart as remake
     from foveal.worlds.coldstart_recipe import recipe_of
 

@@ -22,7 +22,7 @@ class WorldDataConfig(WorldSettings, DataSource):
     """"train" or "heldout"; no scene is in both."""
     seed: int = Field(default=0, ge=0)
     """Which problems of the split."""
-    size: int = Field(default=10_000, ge=1)
+    size: int = Field(default=10_000, ge=1, le=10_000_000)
     """Number of problems."""
 
     def load(self) -> Sequence[Problem]:

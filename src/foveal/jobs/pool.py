@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-
+from foveal.console import Console
 from foveal.jobs.job import Job
 from foveal.jobs.screen import Screen
 from foveal.spec import FovealError
@@ -49,7 +48,7 @@ def run_jobs(
     stopped, and save. Interrupted, when all that ran has stopped on request.
     """
     running: list[_Running] = []
-    with stop_signals(lambda text: console.print(text, highlight=False, soft_wrap=True)) as stop:
+    with stop_signals(console.say) as stop:
         try:
             failures = _work_off(
                 jobs,

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from foveal.console import Console
 from foveal.jobs.job import Job
 
 PLAIN_EVERY_S = 30.0
@@ -27,9 +27,9 @@ class Screen:
         self.jobs, self.console = jobs, console
         width = max((len(job.name) for job in jobs), default=0)
         self.progress = Progress(
-            TextColumn(f"{{task.fields[label]:>{width}}}"),
+            TextColumn(f"{{task.fields[label]:>{width}}}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
@@ -59,7 +59,7 @@ class Screen:
 
     def say(self, text: str) -> None:
         """A line beside the bars."""
-        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(text)
 
     def _show(self, job: Job, step: int, text: str, *, visible: bool) -> None:
         task = self.tasks[job.name]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from foveal.boundary import ending
 from foveal.config import RunConfig, load
 from foveal.data.problems import DataSource
 from foveal.data.world import WorldDataConfig
@@ -21,9 +22,6 @@ from foveal.train.setup import open_problems
 from foveal.train.stop import Interrupted
 from foveal.types import Problem
 
-STOPPED = 130
-"""Exit status of a worker that was asked to stop."""
-
 
 def serve(do: Callable[[threading.Event], None]) -> int:
     """Do a job with one thread; prints one line when it cannot be done, or was stopped.
@@ -33,12 +31,12 @@ def serve(do: Callable[[threading.Event], None]) -> int:
     try:
         torch.set_num_threads(1)
         do(_stop_with_parent())
-    except FovealError as error:
-        print(f"foveal: {error}", file=sys.stderr)
-        return STOPPED if isinstance(error, Interrupted) else 2
-    except KeyboardInterrupt:
-        print("foveal: stopped at once", file=sys.stderr)
-        return STOPPED
+    except BaseException as error:
+        end = ending(error)
+        if end is None:
+            raise
+        print(f"foveal: {end.message}", file=sys.stderr)
+        return end.status
     return 0
 
 

@@ -1,37 +1,11 @@
 """Where a model's files lie: in a folder, or in the local copy of a hub repository."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from foveal.spec import FovealError
-
-CONFIG_BYTES = 32 << 20
-"""The longest config.json that is read."""
-
-
-def config_table(folder: Path, *, where: str) -> dict[str, Any]:
-    """A folder's config.json, read before transformers sees the folder: for a `model_type` that it does not
-    know it would ask on the terminal whether to run the folder's own code.
-
-    Raises: FovealError, when the file is no JSON table.
-    """
-    file = folder / "config.json"
-    try:
-        if not file.is_file() or file.stat().st_size > CONFIG_BYTES:
-            raise ValueError(f"no regular file of at most {CONFIG_BYTES >> 20} MB")
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a JSON {type(found).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        raise FovealError(
-            f"the model folder {where} cannot be read: {file.name}: {error}; expected a JSON table with "
-            f"model_type; fetch or export the folder again"
-        ) from error
-    return found
 
 
 def local_folder(path: str, *, setting: str, weights: bool = True) -> Path:

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 from transformers.utils.logging import disable_progress_bar
 
+from foveal.boundary import door
 from foveal.policy import forward as packing
 from foveal.policy.attention import AttentionPath, PackedLayout
 from foveal.policy.families import Family, family_of
-from foveal.policy.families.base import require_family
-from foveal.policy.folder import config_table, local_folder
+from foveal.policy.folder import local_folder
 from foveal.policy.head import log_distributions, token_stats
 from foveal.policy.head_paths import HeadChoice, head_choice, require_head_name
 from foveal.policy.held import Held, HeldPart, HeldRow
@@ -25,6 +25,16 @@ from foveal.policy.merge import KeysValues
 from foveal.policy.paths import attention_path, require_path_name
 from foveal.policy.processing import PROCESSOR_FILES, Encoded, Processor
 from foveal.policy.products import ProductPart
+from foveal.policy.soundness import (
+    AGAIN,
+    ODD,
+    config_of,
+    quiet_transformers,
+    require_finite_weights,
+    require_vocabulary,
+    require_weights,
+    try_out,
+)
 from foveal.ranges import TEXT, VISION, mark_backward, span
 from foveal.spec import FovealError
 from foveal.types import CLEAN, Inputs, Prompt, TokenStats, ViewName
@@ -246,9 +256,11 @@ class Policy(nn.Module):
         prompts, was_training = [item.prompt for item in encoded], self.training
         # Layers are checkpointed in training alone.
         self.train(was_training or hold)
-        with torch.set_grad_enabled(hold):
-            states, captured = self._prefill(prompts, encoded)
-        self.train(was_training)
+        try:
+            with torch.set_grad_enabled(hold):
+                states, captured = self._prefill(prompts, encoded)
+        finally:
+            self.train(was_training)
         if hold:
             self.held.add(HeldRow.of(prompts, [item.pixels for item in encoded], states, captured))
         return states.detach(), {layer: (k.detach(), v.detach()) for layer, (k, v) in captured.items()}
@@ -306,24 +318,20 @@ def load_policy(
     folder = local_folder(path, setting="--model or [model] path")
     # A run has a progress bar of its own; those of loading and saving weights would tear it apart.
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        table = config_table(folder, where=path)
-        require_family(table.get("model_type"), pictures=table.get("vision_config") is not None, where=path)
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise FovealError(f"the model folder {path} cannot be read: {error}") from error
-    family = family_of(config, where=path)
-    try:
+    config = config_of(folder, where=path)
+    require_weights(folder, where=path)
+    with door(f"the config.json of {path} is not that of a {config.model_type} model", AGAIN, also=ODD):
+        family = family_of(config, where=path)
+    with door(f"the weights in {path} cannot be loaded", AGAIN), quiet_transformers():
         found: Any = AutoModelForImageTextToText.from_pretrained(
             folder,
+            config=config,
             dtype=dtype,
             output_loading_info=True,
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise FovealError(f"the weights in {path} cannot be loaded: {error}") from error
     model, loading = found
     if loading["missing_keys"]:
         # transformers would go on with random weights in their place.
@@ -333,6 +341,7 @@ def load_policy(
             f"{missing[0]!r}; expected every weight of a {config.model_type} model; fetch or export the "
             f"folder again"
         )
+    require_finite_weights(model, where=path)
     family.adapt(model)
     model.to(device)
     text = config.get_text_config()
@@ -341,4 +350,6 @@ def load_policy(
     model.train()
     policy = Policy(model, family, Processor(folder, family), path=chosen, head=head)
     policy.use_linears(products)
+    require_vocabulary(policy, where=path)
+    try_out(policy, where=path)
     return policy

@@ -4,7 +4,6 @@ The processor classes of transformers need a torchvision that matches torch; thi
 and the PIL image processor of the folder, so a folder reads the same on every machine.
 """
 
-import json
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,8 +19,11 @@ from torch import Tensor
 from transformers import AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil, smart_resize
 
+from foveal.boundary import door
 from foveal.perturbations.pictures import to_rgb
 from foveal.policy.families import Family
+from foveal.policy.soundness import read_table, require_picture_settings
+from foveal.policy.template import require_bounded
 from foveal.ranges import PICTURES, spanned
 from foveal.spec import FovealError
 from foveal.types import IMAGE_MARK, Problem, Prompt
@@ -62,18 +64,18 @@ class Processor:
     def __init__(self, folder: Path, family: Family) -> None:
         self.folder = folder
         self.family = family
-        try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=False, local_files_only=True
-            )
+        local: Any = {"trust_remote_code": False, "local_files_only": True}
+        with door(
+            f"the tokenizer or the picture settings of {folder} cannot be read",
+            "expected tokenizer.json and preprocessor_config.json (or processor_config.json) beside the "
+            "weights",
+        ):
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, **local)
             self._images: Any = Qwen2VLImageProcessorPil.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise FovealError(
-                f"the tokenizer or the picture settings of {folder} cannot be read: {error}; expected "
-                f"tokenizer.json and preprocessor_config.json (or processor_config.json) beside the weights"
-            ) from error
-        if self.tokenizer.chat_template is None:
-            self.tokenizer.chat_template = _chat_template(folder)
+        require_picture_settings(
+            self._images, patch=family.patch, merge=family.merge, temporal=family.temporal, folder=folder
+        )
+        self._check_template()
         self.end_ids = _end_ids(folder, self.tokenizer)
         self.pad_id = int(
             self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end_ids[0]
@@ -82,6 +84,21 @@ class Processor:
         self._cache: OrderedDict[int, tuple[weakref.ref[Problem], Encoded]] = OrderedDict()
         self._cached_bytes = 0
         self._least = 1
+
+    def _check_template(self) -> None:
+        """Raises: FovealError, when there is no chat template, or it fails on a message with a picture, or
+        does not end."""
+        tokenizer, folder = self.tokenizer, self.folder
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = _chat_template(folder)
+        content = [{"type": "image"}, {"type": "text", "text": "What is this?"}]
+        messages = [{"role": "user", "content": content}]
+        with door(
+            f"the chat template of {folder} fails", "take that of the model that this one was made from"
+        ):
+            template = tokenizer.get_chat_template()
+            require_bounded(template, messages, folder=folder, tokens=tokenizer.special_tokens_map)
+            tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def keep(self, problems: int) -> None:
         """Keep so many encoded problems whatever they take: those of a step, which its batch holds anyway."""
@@ -246,8 +263,9 @@ def _chat_template(folder: Path) -> str:
     """The chat template that older folders keep in a file of its own."""
     file = folder / "chat_template.json"
     if file.is_file():
-        template: str = json.loads(file.read_text())["chat_template"]
-        return template
+        found = read_table(file).get("chat_template")
+        if isinstance(found, str):
+            return found
     raise FovealError(
         f"the model folder {folder} has no chat template; expected `chat_template` in tokenizer_config.json, "
         f"chat_template.jinja or chat_template.json"
@@ -257,7 +275,7 @@ def _chat_template(folder: Path) -> str:
 def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401
     """Tokens that end a completion: those of generation_config.json, else the tokenizer's."""
     file = folder / "generation_config.json"
-    found: Any = json.loads(file.read_text()).get("eos_token_id") if file.is_file() else None
+    found: Any = read_table(file).get("eos_token_id") if file.is_file() else None
     if found is None:
         found = tokenizer.eos_token_id
     if found is None:
@@ -265,4 +283,4 @@ def _end_ids(folder: Path, tokenizer: Any) -> tuple[int, ...]:  # noqa: ANN401
             f"the model folder {folder} names no end token; expected eos_token_id in "
             f"generation_config.json or an eos_token of the tokenizer"
         )
-    return tuple(found) if isinstance(found, list) else (int(found),)
+    return tuple(found) if isinstance(found, list) and found else (found,)

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-from transformers import AutoConfig
 
+from foveal.boundary import door
 from foveal.policy.families import family_of
 from foveal.policy.folder import local_folder
 from foveal.policy.processing import Processor
-from foveal.spec import FovealError
+from foveal.policy.soundness import AGAIN, ODD, config_of
 from foveal.types import Problem
 
 
@@ -18,11 +18,10 @@ def load_processor(path: str) -> Processor:
     Raises: FovealError, when there is no such model, or one that cannot be read.
     """
     folder = local_folder(path, setting="--model", weights=False)
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise FovealError(f"the model folder {path} cannot be read: {error}") from error
-    return Processor(folder, family_of(config, where=path))
+    config = config_of(folder, where=path)
+    with door(f"the config.json of {path} is not that of a {config.model_type} model", AGAIN, also=ODD):
+        family = family_of(config, where=path)
+    return Processor(folder, family)
 
 
 def prompt_text(

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from foveal.console import Console
 from foveal.evaluation.compare import COLD_START, compare_runs
 from foveal.evaluation.records import Evaluation
 from foveal.jobs.folder import check_model, check_numbers, default_jobs, forget_broken, write

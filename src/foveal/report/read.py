@@ -146,7 +146,7 @@ def read_json(path: Path) -> Any:  # noqa: ANN401
         return None
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FovealError(f"{path} is not JSON ({error}); write it again or remove it") from error
 
 
@@ -166,7 +166,7 @@ def read_jsonl(path: Path, *, limit: int | None = None) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number >= len(lines):
                 break
             raise FovealError(f"{path} line {number} is not JSON ({error}); remove the line") from error

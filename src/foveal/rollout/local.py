@@ -68,6 +68,9 @@ class LocalEngine:
         try:
             with torch.no_grad():
                 return self._generate(problems, sampling, key, view, finished)
+        except BaseException:
+            self.policy.held.clear()  # no update will use what is half made
+            raise
         finally:
             self.policy.train(was_training)
 

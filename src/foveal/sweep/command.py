@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
+from foveal.console import Console
 from foveal.jobs.folder import check_numbers, default_jobs, forget_broken
 from foveal.jobs.job import Job
 from foveal.jobs.pool import run_jobs

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from foveal.spec import FovealError
@@ -22,7 +23,8 @@ def require_advantages(found: object, inputs: Inputs, objective: Objective) -> N
 def require_terms(found: object, counts: Mapping[str, Count], batch: Batch, objective: Objective) -> None:
     """Raises: FovealError, unless the terms are named in the objective's `masks`, a value a token.
 
-    A value of another shape would be broadcast, and the loss be another one without a word.
+    A value of another shape would be broadcast, and a term over other tokens than its mask counts be divided
+    by the wrong number: the loss would be another one without a word.
     """
     where = f"objective {objective.type!r}"
     if not isinstance(found, list | tuple) or not all(isinstance(term, Term) for term in found):
@@ -41,6 +43,15 @@ def require_terms(found: object, counts: Mapping[str, Count], batch: Batch, obje
                     f"{where}: {part} of its term {term.name!r} is {_shape(getattr(term, part))}; expected "
                     f"one value a token, a tensor of shape {tuple(wanted)} here; change its terms"
                 )
+    masks = objective.masks(batch)
+    for term in found:
+        mask = masks.get(term.name)
+        if mask is not None and not torch.equal(term.mask, mask):
+            raise FovealError(
+                f"{where}: the mask of its term {term.name!r} has {int(term.mask.sum())} tokens, that of its "
+                f"masks() {int(mask.sum())}, and they are not the same tokens; expected one mask, since the "
+                f"term is divided by what masks() counts; change its terms or its masks"
+            )
 
 
 def _shape(found: object) -> str:

@@ -66,7 +66,7 @@ def start(
     config = with_absolute_paths(config)
     run = Run.prepare(config, watcher=watcher or Silent())
     run.profile = profile
-    with closing(run), closing(RunFolder.create(out, config)) as folder:
+    with closing(run), RunFolder.started(out, config) as folder:
         return run.train(folder)
 
 

@@ -13,38 +13,46 @@ summary.json       the end of the run; with --profile also profile.json, profile
 lock               held while a process writes to the folder
 """
 
+import contextlib
 import fcntl
 import hashlib
-import json
-import math
 import os
 import platform
-import subprocess
-import sys
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib import metadata
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from PIL.Image import Image
 from torch import Tensor
 
-from foveal.config import SCHEMA_VERSION, RunConfig, dump
+from foveal.boundary import require_name, require_one_process
+from foveal.config import RunConfig, dump
 from foveal.spec import FovealError
-from foveal.tables import PLUGIN_FOLDERS
+from foveal.train.files import (
+    COMPLETIONS,
+    CONFIG,
+    EVENTS,
+    LOCK,
+    MANIFEST,
+    MEASURED,
+    METRICS,
+    SUMMARY,
+    import_paths,
+    json_line,
+    read_lines,
+    read_table,
+    require_run,
+    require_sound,
+    save_picture,
+    write_json,
+    write_text,
+    writing,
+)
 from foveal.train.lines import completion_lines
+from foveal.train.manifest import manifest, now
 from foveal.types import Group
 
-METRICS = "metrics.jsonl"
-COMPLETIONS = "completions.jsonl"
-EVENTS = "events.jsonl"
-CONFIG = "config.toml"
-MEASURED = "measured.json"
-SUMMARY = "summary.json"
-MANIFEST = "manifest.json"
-LOCK = "lock"
 NAME_LENGTH = 80
 """Letters of a problem's id in the name of its pictures."""
 
@@ -61,10 +69,14 @@ class RunFolder:
         self.checkpoints = path / "checkpoints"
         self.pictures = path / "pictures"
         self._lock: TextIO | None = None
+        self._made: list[Path] = []
+        """Folders that were not there before, the outermost first."""
 
     @staticmethod
     def require_free(path: Path) -> None:
-        """Raises: FovealError, when the folder already holds a run."""
+        """Raises: FovealError, when the folder already holds a run, or several processes would start."""
+        require_one_process()
+        require_name(path, where="--out")
         if (path / CONFIG).exists():
             raise FovealError(
                 f"{path} already holds a run; go on with `foveal train --resume {path}`, or choose "
@@ -78,18 +90,56 @@ class RunFolder:
         Raises: FovealError, when the folder already holds a run.
         """
         cls.require_free(path)
+        run = cls(path)
         try:
-            for folder in (path, path / "checkpoints", path / "pictures"):
+            for folder in (path, run.checkpoints, run.pictures):
+                run._made += [place for place in (*reversed(folder.parents), folder) if not place.exists()]
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+            require_sound(path)
+            run.lock()
+            cls.require_free(path)  # another process may have come and gone in between
+            write_json(path / MANIFEST, manifest())
+            write_text(path / CONFIG, dump(config))
+        except (OSError, FovealError) as error:
+            run.close()
+            run.discard()
+            if isinstance(error, FovealError):
+                raise
             raise FovealError(
                 f"the run folder {path} cannot be made: {error}; choose another --out"
             ) from error
-        run = cls(path)
-        run.lock()
-        write_json(path / MANIFEST, manifest())
-        write_text(path / CONFIG, dump(config))
         return run
+
+    @classmethod
+    @contextmanager
+    def started(cls, path: Path, config: RunConfig) -> "Iterator[RunFolder]":
+        """A new run folder, closed at the end; of a run that failed before it recorded anything, nothing
+        stays."""
+        folder = cls.create(path, config)
+        with closing(folder):
+            try:
+                yield folder
+            except Exception:
+                if not folder.recorded:
+                    folder.discard()
+                raise
+
+    @property
+    def recorded(self) -> bool:
+        """Whether there is a line of metrics or a checkpoint."""
+        metrics = self.path / METRICS
+        return (metrics.is_file() and metrics.stat().st_size > 0) or any(self.checkpoints.glob("*"))
+
+    def discard(self) -> None:
+        """Delete what `create` made and the files of a run, and no others."""
+        for name in (MANIFEST, CONFIG, MEASURED, "data.json", "bad_rows.jsonl", EVENTS, LOCK):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
+        if self.path / "pictures" in self._made:
+            shutil.rmtree(self.path / "validation", ignore_errors=True)
+        for place in reversed(self._made):
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
@@ -97,11 +147,14 @@ class RunFolder:
 
         Raises: FovealError, when there is no run, or another process writes to it.
         """
+        require_one_process()
         require_run(path)
+        require_sound(path)
         run = cls(path)
         run.lock()
         for folder in (run.checkpoints, run.pictures):
-            folder.mkdir(exist_ok=True)
+            with writing(folder):
+                folder.mkdir(exist_ok=True)
         return run
 
     def lock(self) -> None:
@@ -109,12 +162,13 @@ class RunFolder:
 
         Raises: FovealError, when another process holds it.
         """
-        file = (self.path / LOCK).open("a+", encoding="utf-8")
+        with writing(self.path / LOCK):
+            file = (self.path / LOCK).open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            owner = file.read().strip() or "unknown"
+            owner = file.read(200).strip() or "unknown"
             file.close()
             raise FovealError(
                 f"{self.path} is being written by another process ({owner}); wait for it or stop it, or "
@@ -144,7 +198,7 @@ class RunFolder:
 
     def event(self, kind: str, details: Mapping[str, Any]) -> None:
         """Append an event."""
-        self._append(EVENTS, [{"kind": kind, "time": _now(), **details}])
+        self._append(EVENTS, [{"kind": kind, "time": now(), **details}])
 
     def completions(
         self,
@@ -182,8 +236,8 @@ class RunFolder:
             file = self.path / name
             if not file.is_file():
                 continue
-            kept = [line for line in read_lines(file) if line["step"] <= step]
-            write_text(file, "".join(_line(line) for line in kept))
+            kept = [line for line in read_lines(file, stepped=True) if line["step"] <= step]
+            write_text(file, "".join(json_line(line) for line in kept))
 
     def measured(self) -> dict[str, Any] | None:
         """Choices measured at the first start.
@@ -191,7 +245,7 @@ class RunFolder:
         Raises: FovealError, when they cannot be read.
         """
         file = self.path / MEASURED
-        return _read(file, needs={"threads": int}, otherwise="the choices in it are then measured again")
+        return read_table(file, needs={"threads": int}, otherwise="the choices in it are then measured again")
 
     def summary(self) -> dict[str, Any] | None:
         """The end of the run, once it is there.
@@ -200,11 +254,11 @@ class RunFolder:
         """
         file = self.path / SUMMARY
         needs = {"steps": int, "model": str}
-        return _read(file, needs=needs, otherwise="it is then written again from the newest checkpoint")
+        return read_table(file, needs=needs, otherwise="it is then written again from the newest checkpoint")
 
     def _append(self, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
         with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as file:
-            file.write("".join(_line(line) for line in lines))
+            file.write("".join(json_line(line) for line in lines))
 
     def _save_pictures(self, group: Group) -> list[str]:
         names = []
@@ -215,159 +269,6 @@ class RunFolder:
         return names
 
 
-def save_picture(image: Image, file: Path) -> None:
-    """Write a PNG unless it is there, whole or not at all."""
-    if file.is_file():
-        return
-    hidden = file.with_name(f".{file.name}.partial")
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.convert("RGB").save(hidden, format="PNG")
-        hidden.replace(file)
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a JSONL file; a last line that was cut off, perhaps within a letter, is left out."""
-    found = []
-    # Not splitlines: a completion may hold separators of lines that JSON does not escape.
-    for line in file.read_bytes().split(b"\n"):
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found
-
-
-def write_json(file: Path, value: object) -> None:
-    """Write JSON, whole or not at all."""
-    write_text(file, json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False))
-
-
-def write_text(file: Path, text: str) -> None:
-    """Write a file beside its place and move it there."""
-    hidden = file.with_name(f".{file.name}.partial")
-    with writing(file):
-        with hidden.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        hidden.replace(file)
-
-
-@contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """A disk that does not take what is written is told of, with the way out.
-
-    Raises: FovealError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise FovealError(
-            f"{file} cannot be written: {error.strerror or error}; nothing finished is lost: make room "
-            f"on the disk, then "
-            f"go on with `foveal train --resume RUN`"
-        ) from error
-
-
-def require_run(path: Path) -> None:
-    """Raises: FovealError, when the folder holds no run."""
-    if not (path / CONFIG).is_file():
-        near = sorted(str(p.parent) for p in path.glob(f"*/{CONFIG}")) if path.is_dir() else []
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise FovealError(f"no run in {path}: it has no {CONFIG}{hint}")
-
-
-def import_paths(path: Path) -> list[str]:
-    """Folders in which a run finds the plug-in modules that its config names.
-
-    Raises: FovealError, when they cannot be read.
-    """
-    otherwise = "modules of your own are then looked for in the working directory alone"
-    found = _read(path / MANIFEST, needs={"import_paths": list}, otherwise=otherwise)
-    return [str(place) for place in found["import_paths"]] if found else []
-
-
-def _read(file: Path, *, needs: Mapping[str, type], otherwise: str) -> dict[str, Any] | None:
-    """A JSON table with values of these types; None where there is no file."""
-    if not file.is_file():
-        return None
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        reason = "it is not a table"
-        if isinstance(found, dict):
-            bad = [key for key, kind in needs.items() if not isinstance(found.get(key), kind)]
-            if not bad:
-                return found
-            reason = f"{bad[0]} is {found.get(bad[0])!r}"
-    except (OSError, ValueError) as error:
-        reason = str(error)
-    raise FovealError(f"{file} cannot be read: {reason}; delete it to go on without it: {otherwise}")
-
-
-def manifest() -> dict[str, Any]:
-    """What ran where: command, commit, packages, machine."""
-    packages = {}
-    for name in (
-        "foveal",
-        "torch",
-        "transformers",
-        "torchvision",
-        "numpy",
-        "pillow",
-        "math-verify",
-        "pydantic",
-    ):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "absent"
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "started": _now(),
-        "command": sys.argv,
-        "import_paths": [*PLUGIN_FOLDERS, str(Path.cwd())],
-        "git": _git(),
-        "python": platform.python_version(),
-        "packages": packages,
-        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
-    }
-
-
-def _git() -> dict[str, Any] | None:
-    """Commit and state of the checkout that this code runs from; None where it was installed from a package.
-
-    The working directory's own repository is none of ours, nor is one that merely lies around an environment.
-    """
-
-    def ask(*words: str) -> str:
-        command = ("git", "-C", str(Path(__file__).parent), *words)
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        ask("ls-files", "--error-unmatch", Path(__file__).name)
-        return {
-            "repository": ask("rev-parse", "--show-toplevel"),
-            "commit": ask("rev-parse", "HEAD"),
-            "changed": bool(ask("status", "--porcelain")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _finite(value: object) -> object:
-    """The value with null for NaN and infinities, which JSON does not know."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
 def _file_name(problem_id: str) -> str:
     """A file name that is the problem's own; ids may hold anything."""
     safe = "".join(c if c.isascii() and c.isalnum() or c in "-_" else "_" for c in problem_id)[:NAME_LENGTH]
@@ -376,5 +277,21 @@ def _file_name(problem_id: str) -> str:
     return f"{safe}-{hashlib.blake2b(problem_id.encode(), digest_size=4).hexdigest()}"
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+__all__ = [
+    "COMPLETIONS",
+    "CONFIG",
+    "EVENTS",
+    "MANIFEST",
+    "MEASURED",
+    "METRICS",
+    "SUMMARY",
+    "RunFolder",
+    "import_paths",
+    "manifest",
+    "read_lines",
+    "require_run",
+    "save_picture",
+    "write_json",
+    "write_text",
+    "writing",
+]

@@ -158,7 +158,25 @@ def train_step(
     Where it is further off than `parity_limit`, or recorded products than `product_gap_limit`, that gradient
     is thrown away and the step is made anew on scored values. Completions of later mini-batches, and those
     that are not run, are not checked.
+
+    Where it is left by an exception, nothing stays that the next step would take for its own.
     """
+    try:
+        return _train_step(policy, reference, optimizer, inputs, objective, settings)
+    except BaseException:
+        # Held prompts have gathered a part of this step's gradient, which goes backward with them.
+        policy.held.clear()
+        raise
+
+
+def _train_step(
+    policy: Policy,
+    reference: Policy | None,
+    optimizer: torch.optim.Optimizer,
+    inputs: Inputs,
+    objective: Objective,
+    settings: StepSettings,
+) -> StepResult:
     first, *later = mini_batch_rows(inputs, settings.mini_batches)
 
     def begin(how: StepSettings) -> tuple[Batch, Tally]:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
+from foveal.boundary import STATUS_STOPPED
 from foveal.spec import FovealError
 
 IDLE_STEPS = 20
@@ -15,6 +16,8 @@ IDLE_STEPS = 20
 
 class Interrupted(FovealError):
     """The run was asked to stop; it saved its state first."""
+
+    status: ClassVar[int] = STATUS_STOPPED
 
 
 @dataclass

@@ -25,6 +25,8 @@ class Family(Protocol):
     """Side of a vision patch, pixels."""
     merge: int
     """Patches a side that become one visual token."""
+    temporal: int
+    """Frames that a patch spans."""
     image_token_id: int
     windows: tuple[int | None, ...]
     """Tokens of its own sequence that a token looks back at in each text layer, itself counted; None: all.

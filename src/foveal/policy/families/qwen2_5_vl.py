@@ -22,6 +22,7 @@ class Qwen25VL:
         self.windows: tuple[int | None, ...] = _windows(config.text_config)
         self.patch: int = config.vision_config.patch_size
         self.merge: int = config.vision_config.spatial_merge_size
+        self.temporal: int = config.vision_config.temporal_patch_size
         self.image_token_id: int = config.image_token_id
         self._banned = tuple(
             token
