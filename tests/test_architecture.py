@@ -20,7 +20,16 @@ FUNCTION_LINES = 60
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("spec", "keys", "tables", "ranges"),
     ("types", "tokens", "views", "signs"),
-    ("advantages", "collapse", "objectives", "perturbations", "rewards", "evaluation.stats", "compat"),
+    (
+        "advantages",
+        "collapse",
+        "losses",
+        "objectives",
+        "perturbations",
+        "rewards",
+        "evaluation.stats",
+        "compat",
+    ),
     ("data", "policy", "rollout", "worlds", "saliency"),
     ("config", "crosscheck"),
     ("train", "evaluation", "diagnosis", "report"),
