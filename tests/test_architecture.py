@@ -18,7 +18,7 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("spec", "keys", "tables", "ranges"),
+    ("spec", "foreign", "keys", "tables", "ranges"),
     ("types", "tokens", "views", "signs"),
     (
         "advantages",
@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "compat",
     ),
     ("data", "policy", "rollout", "worlds", "saliency"),
-    ("config", "crosscheck"),
+    ("config", "crosscheck", "switches"),
     ("train", "evaluation", "diagnosis", "report"),
     ("jobs",),
     ("quickstart", "sweep"),

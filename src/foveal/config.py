@@ -1,6 +1,6 @@
 """The configuration of a run: TOML and overrides to a frozen, checked `RunConfig`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,8 @@ from foveal.collapse import GuardConfig
 from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
 from foveal.spec import Config, ConfigError, build_component, explain
-from foveal.tables import apply_override, own_copy, read_table
+from foveal.switches import apply_overrides, fill_in, settle_validation
+from foveal.tables import own_copy, read_table
 from foveal.tables import shipped as shipped
 from foveal.types import Objective, Perturbation, Reward, Sampling, ViewName
 
@@ -258,11 +259,13 @@ def load(
     overrides: Sequence[str] = (),
     model: str | None = None,
     data: str | None = None,
+    message: Callable[[str], None] = lambda text: None,
 ) -> RunConfig:
     """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check
     everything.
 
     `data` is a path, a hub id, or "world". It replaces a table of another type; columns and the like stay.
+    A type that an override changes brings what it needs (`foveal.switches`); `message` is told of it.
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
@@ -276,8 +279,12 @@ def load(
         table["model"] = {**table.get("model", {}), "path": model}
     if data is not None:
         table["data"] = _named_data(table.get("data", {}), data)
-    for override in overrides:
-        apply_override(table, override)
+    switched = apply_overrides(table, overrides, message=message)
+    settle_validation(table, overrides, other_data=data, message=message)
+    if source is None and table["perturbations"] == DEFAULTS["perturbations"]:
+        table["perturbations"] = {}  # each method's own, as nobody asked for PAPO's
+    if "objective" in table and (switched or source is None):
+        fill_in(table, message=message if switched else lambda text: None)
     where = str(source) if isinstance(source, Path) else "config"
     if "data" not in table:
         raise ConfigError(f"{where}: no data; add a [data] table or pass --data FILE_OR_HUB_ID")

@@ -19,6 +19,8 @@ from typing import Any, ClassVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from foveal.foreign import answers
+
 PLUGIN_FILES: set[str] = set()
 """Files of the modules that components were imported from by path."""
 
@@ -192,7 +194,14 @@ def explain(
         place = ".".join(map(str, loc))
         origin = _origin(place, overrides or {}) or where
         kind, given = items[0]["type"], items[0].get("input")
-        if kind == "extra_forbidden":
+        # Places in a component are told from it on: its own kind stands before them.
+        scope = place if overrides is not None else f"{where.split()[0]}.{place}"
+        theirs = answers(scope, given) if kind == "extra_forbidden" else []
+        if theirs:
+            # A key of another library, with ours; a table of theirs has several.
+            for key, ours in theirs:
+                lines.append(f"{_origin(key, overrides or {}) or where}: unknown key {key!r}; {ours}")
+        elif kind == "extra_forbidden":
             owner = _owner(model, loc)
             known = list(owner.model_fields) if owner is not None else []
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
