@@ -18,7 +18,7 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("spec", "foreign", "keys", "tables", "ranges"),
+    ("spec", "foreign", "instances", "keys", "tables", "ranges"),
     ("types", "tokens", "views", "signs"),
     (
         "advantages",
@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("train", "evaluation", "diagnosis", "report"),
     ("jobs",),
     ("quickstart", "sweep"),
-    ("cli", "__main__"),
+    ("api", "cli", "__main__"),
 )
 """From the bottom up; a module may import from its own layer and from those below. The longest name wins."""
 

@@ -11,6 +11,7 @@ from foveal import data, objectives, perturbations, rewards
 from foveal.collapse import GuardConfig
 from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
+from foveal.instances import require_importable
 from foveal.spec import Config, ConfigError, build_component, explain
 from foveal.switches import apply_overrides, fill_in, settle_validation
 from foveal.tables import own_copy, read_table
@@ -30,7 +31,7 @@ SHIPPED_MODELS = {"tiny": "", "tiny-text-prior": " --text-prior"}
 
 def _data(value: object) -> object:
     if isinstance(value, str) and ":" not in value:
-        value = _named_data({}, value)
+        value = named_data({}, value)
     if isinstance(value, Mapping) and "type" not in value:
         value = {"type": "auto", **value}
     return build_component(value, data.REGISTRY, kind="data", base=DataSource)
@@ -260,12 +261,15 @@ def load(
     model: str | None = None,
     data: str | None = None,
     message: Callable[[str], None] = lambda text: None,
+    complete: bool = False,
+    name: str | None = None,
 ) -> RunConfig:
     """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check
     everything.
 
     `data` is a path, a hub id, or "world". It replaces a table of another type; columns and the like stay.
-    A type that an override changes brings what it needs (`foveal.switches`); `message` is told of it.
+    A type that an override changes brings what it needs (`foveal.switches`), with `complete` that of the
+    table too; `message` is told of it. `name` is what errors call a table.
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
@@ -278,14 +282,14 @@ def load(
     if model is not None:
         table["model"] = {**table.get("model", {}), "path": model}
     if data is not None:
-        table["data"] = _named_data(table.get("data", {}), data)
+        table["data"] = named_data(table.get("data", {}), data)
     switched = apply_overrides(table, overrides, message=message)
     settle_validation(table, overrides, other_data=data, message=message)
     if source is None and table["perturbations"] == DEFAULTS["perturbations"]:
         table["perturbations"] = {}  # each method's own, as nobody asked for PAPO's
-    if "objective" in table and (switched or source is None):
-        fill_in(table, message=message if switched else lambda text: None)
-    where = str(source) if isinstance(source, Path) else "config"
+    if "objective" in table and (switched or complete or source is None):
+        fill_in(table, message=message if switched or complete else lambda text: None)
+    where = name or (str(source) if isinstance(source, Path) else "config")
     if "data" not in table:
         raise ConfigError(f"{where}: no data; add a [data] table or pass --data FILE_OR_HUB_ID")
     try:
@@ -295,7 +299,7 @@ def load(
         raise ConfigError(explain(error, RunConfig, where=where, overrides=origins)) from error
 
 
-def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+def named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The data table with another path; settings of a world mean nothing to a file, and the other way
     round."""
     was_world = table.get("type") == WORLD
@@ -306,5 +310,9 @@ def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """The resolved configuration as TOML; reading it gives the same configuration."""
+    """The resolved configuration as TOML; reading it gives the same configuration.
+
+    Raises: ConfigError for a class that could not be found again.
+    """
+    require_importable(config)
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -151,7 +151,9 @@ def build_component(
     Raises: ConfigError for an unknown name (with the nearest one), a class that does not fit, or a bad field.
     """
     if isinstance(value, Component):
-        return value
+        from foveal.instances import with_import_path
+
+        return with_import_path(value)
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):

@@ -12,6 +12,7 @@ REGISTRY: dict[str, str] = {
     "mathruler": "foveal.rewards.mathruler:Mathruler",
     "format": "foveal.rewards.rules:Format",
     "facts": "foveal.worlds.facts:Facts",
+    "python": "foveal.rewards.adapters:Python",
 }
 """Short name -> import path."""
 

@@ -50,7 +50,7 @@ from foveal.train.setup import (
 )
 from foveal.train.state import State
 from foveal.train.step import StepResult, train_step
-from foveal.train.stop import Interrupted, require_progress, stop_signals
+from foveal.train.stop import Interrupted, Stop, require_progress, stop_signals
 from foveal.train.validate import Validator
 from foveal.train.watcher import Silent, Watcher
 from foveal.types import Completion, Group, Objective, Problem
@@ -113,7 +113,7 @@ class Run:
         self.policy = policy
         self.reference = reference
         self.measured: dict[str, Any] = {}
-        self.watcher = watcher
+        self.watcher, self.stop = watcher, Stop()
         self.engine = LocalEngine(policy, decode=config.sampling.decode)
         self.problems: Sequence[Problem] = open_problems(config.data)
         self.grader = grader
@@ -173,7 +173,7 @@ class Run:
         config, watcher = self.config, self.watcher
         require_steps(self.profile, left=config.steps - self.state.step)
         profiler = Profiler(self.profile or 0, device=self.policy.device, message=watcher.message)
-        with closing(self), stop_signals(watcher.message) as stop:
+        with closing(self), stop_signals(watcher.message) as self.stop:
             watcher.start(config, self.state.step, folder.path)
             if self.state.step == 0:
                 self._validate(folder)
@@ -185,12 +185,12 @@ class Run:
                 if config.validation is not None and self.state.step % config.validation.every == 0:
                     self._validate(folder)
                 due = self.state.step % config.checkpoint.every == 0 or self.state.step == config.steps
-                if due or stop.asked or self._collapse:
+                if due or self.stop.asked or self._collapse:
                     self._save(folder)
                 if self._collapse and self.state.step < config.steps:
                     folder.event("stopped", {"step": self.state.step, "by": "guard"})
                     raise collapsed(self._collapse, folder.path)
-                if stop.asked and self.state.step < config.steps:
+                if self.stop.asked and self.state.step < config.steps:
                     folder.event("stopped", {"step": self.state.step})
                     raise Interrupted(
                         f"stopped after step {self.state.step} of {config.steps}; everything is saved; "
@@ -328,7 +328,7 @@ class Run:
             limit=config.record.groups,
             token_groups=config.record.token_groups,
         )
-        self.watcher.step(line)
+        self.stop.hear(self.watcher.step(line))
         return verdict
 
     def _guard(self, folder: RunFolder, verdict: Verdict) -> None:
@@ -367,7 +367,7 @@ class Run:
         )
         line = {"kind": "validation", "step": self.state.step, **found, **clock.metrics()}
         folder.metrics(line)
-        self.watcher.step(line)
+        self.stop.hear(self.watcher.step(line))
         if self.state.step and accuracy > self.state.best.get("accuracy", -1.0):
             self.state.best = {"step": self.state.step, "accuracy": accuracy}
             save_checkpoint(
