@@ -18,15 +18,24 @@ FILE_LINES = 400
 FUNCTION_LINES = 60
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("text", "spec", "keys", "tables", "ranges", "boundary", "console"),
+    ("text", "spec", "foreign", "instances", "keys", "tables", "ranges", "boundary", "console"),
     ("types", "problem", "tokens", "views", "signs"),
-    ("advantages", "collapse", "objectives", "perturbations", "rewards", "evaluation.stats", "compat"),
+    (
+        "advantages",
+        "collapse",
+        "losses",
+        "objectives",
+        "perturbations",
+        "rewards",
+        "evaluation.stats",
+        "compat",
+    ),
     ("data", "policy", "rollout", "worlds", "saliency"),
-    ("config", "crosscheck"),
+    ("config", "crosscheck", "switches"),
     ("train", "evaluation", "diagnosis", "report"),
     ("jobs",),
     ("quickstart", "sweep"),
-    ("cli", "__main__"),
+    ("api", "cli", "__main__"),
 )
 """From the bottom up; a module may import from its own layer and from those below. The longest name wins."""
 

@@ -113,8 +113,10 @@ def test_unknown_type_comes_with_the_nearest_one(place: str, hint: str) -> None:
         ("sampling.temperature=0", "sampling.temperature = 0: Input should be greater than 0"),
         ("steps=many", "steps = 'many': Input should be a valid integer"),
         ("optimizer.mini_batches=20", "a step has only 12 groups"),
-        ("objective.type=cppo", "cppo needs a \"preserved\" view, but [perturbations] has 'removed'"),
-        ("objective.type=cppo", 'add [perturbations.preserved] with type = "rotation" or "colour"'),
+        (
+            'objective={type="cppo", base="grpo", preserved_view="kept"}',
+            "cppo needs a \"kept\" view, but [perturbations] has 'removed'",
+        ),
         ("optimizer.lr=inf", "override 'optimizer.lr=inf': optimizer.lr = inf: Input should be a finite"),
         ("rewards.0.weight=nan", "reward 'boxed': weight = nan: Input should be a finite number"),
         ("objective.kl_prcp_coef=inf", "objective 'papo': kl_prcp_coef = inf: Input should be a finite"),

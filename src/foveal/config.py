@@ -1,6 +1,6 @@
 """The configuration of a run: TOML and overrides to a frozen, checked `RunConfig`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,10 +12,12 @@ from foveal.boundary import require_name
 from foveal.collapse import GuardConfig
 from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
+from foveal.instances import require_importable
 from foveal.rewards.adapters.functions import build_reward
 from foveal.rewards.settings import GradingConfig as GradingConfig
 from foveal.spec import Config, ConfigError, FovealError, build_component, explain
-from foveal.tables import apply_override, own_copy, read_table
+from foveal.switches import apply_overrides, fill_in, settle_validation
+from foveal.tables import own_copy, read_table
 from foveal.tables import shipped as shipped
 from foveal.types import Objective, Perturbation, Reward, Sampling, ViewName
 
@@ -32,7 +34,7 @@ SHIPPED_MODELS = {"tiny": "", "tiny-text-prior": " --text-prior"}
 
 def _data(value: object) -> object:
     if isinstance(value, str) and ":" not in value:
-        value = _named_data({}, value)
+        value = named_data({}, value)
     if isinstance(value, Mapping) and "type" not in value:
         value = {"type": "auto", **value}
     return build_component(value, data.REGISTRY, kind="data", base=DataSource)
@@ -263,12 +265,17 @@ def load(
     overrides: Sequence[str] = (),
     model: str | None = None,
     data: str | None = None,
+    message: Callable[[str], None] = lambda text: None,
+    complete: bool = False,
+    name: str | None = None,
 ) -> RunConfig:
     """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check
     everything.
 
     A key `reward` is a list `rewards` of one. `data` is a path, a hub id, or "world". It replaces a table of
-    another type; columns and the like stay.
+    another type; columns and the like stay. A type that an override changes brings what it needs
+    (`foveal.switches`), with `complete` that of the table too; `message` is told of it. `name` is what errors
+    call a table.
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
@@ -281,12 +288,16 @@ def load(
     if model is not None:
         table["model"] = {**_table(table, "model"), "path": model}
     if data is not None:
-        table["data"] = _named_data(_table(table, "data"), data)
-    for override in overrides:
-        apply_override(table, override)
-    where = str(source) if isinstance(source, Path) else "config"
+        table["data"] = named_data(_table(table, "data"), data)
+    switched = apply_overrides(table, overrides, message=message)
+    settle_validation(table, overrides, other_data=data, message=message)
     if "reward" in table:
         table["rewards"] = [table.pop("reward")]
+    if source is None and table["perturbations"] == DEFAULTS["perturbations"]:
+        table["perturbations"] = {}  # each method's own, as nobody asked for PAPO's
+    if "objective" in table and (switched or complete or source is None):
+        fill_in(table, message=message if switched or complete else lambda text: None)
+    where = name or (str(source) if isinstance(source, Path) else "config")
     if "data" not in table:
         raise ConfigError(f"{where}: no data; add a [data] table or pass --data FILE_OR_HUB_ID")
     try:
@@ -309,7 +320,7 @@ def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return found
 
 
-def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+def named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The data table with another path; settings of a world mean nothing to a file, and the other way
     round."""
     was_world = table.get("type") == WORLD
@@ -320,5 +331,9 @@ def _named_data(table: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """The resolved configuration as TOML; reading it gives the same configuration."""
+    """The resolved configuration as TOML; reading it gives the same configuration.
+
+    Raises: ConfigError for a class that could not be found again.
+    """
+    require_importable(config)
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
+from foveal.foreign import answers
 from foveal.text import printable, shortened
 
 PLUGIN_FILES: set[str] = set()
@@ -230,7 +231,9 @@ def build_component(
     Raises: ConfigError for an unknown name (with the nearest one), a class that does not fit, or a bad field.
     """
     if isinstance(value, Component):
-        return _named(value, registry)
+        from foveal.instances import with_import_path
+
+        return with_import_path(value)
     if isinstance(value, str):
         value = {"type": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
@@ -261,20 +264,6 @@ def build_component(
         raise ConfigError(f"{kind} type {name!r} cannot be made: {_told(error)}; change the class") from error
 
 
-def _named(value: Component, registry: Mapping[str, str]) -> Component:
-    """An instance under a `type` by which it is found again when its run goes on.
-
-    A class that is derived from one of this library's has that one's name, and would come back as that one.
-    """
-    path = f"{type(value).__module__}:{type(value).__qualname__}"
-    if ":" in value.type or registry.get(value.type) == path:
-        return value
-    origin = str(getattr(sys.modules.get(type(value).__module__), "__file__", None))
-    if not origin.startswith(_FOREIGN):
-        PLUGIN_FILES.add(origin)
-    return value.model_copy(update={"type": path})
-
-
 def explain(
     error: ValidationError, model: type[BaseModel], *, where: str, overrides: Mapping[str, str] | None = None
 ) -> str:
@@ -287,7 +276,14 @@ def explain(
         place = ".".join(map(str, loc))
         origin = _origin(place, overrides or {}) or where
         kind, given = items[0]["type"], items[0].get("input")
-        if kind == "extra_forbidden":
+        # Places in a component are told from it on: its own kind stands before them.
+        scope = place if overrides is not None else f"{where.split()[0]}.{place}"
+        theirs = answers(scope, given) if kind == "extra_forbidden" else []
+        if theirs:
+            # A key of another library, with ours; a table of theirs has several.
+            for key, ours in theirs:
+                lines.append(f"{_origin(key, overrides or {}) or where}: unknown key {key!r}; {ours}")
+        elif kind == "extra_forbidden":
             owner = _owner(model, loc)
             known = list(owner.model_fields) if owner is not None else []
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)

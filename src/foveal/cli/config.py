@@ -1,5 +1,6 @@
 """`foveal config`: the resolved configuration."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,5 +19,9 @@ def run(*, source: Path | None, overrides: Sequence[str]) -> int:
     """`foveal config`."""
     from foveal.config import WORLD, dump, load
 
-    print(dump(load(source, overrides=overrides, data=None if source else WORLD)), end="")
+    def tell(text: str) -> None:
+        print(text, file=sys.stderr)
+
+    data = None if source else WORLD
+    print(dump(load(source, overrides=overrides, data=data, message=tell)), end="")
     return 0

@@ -77,7 +77,7 @@ def run(
                 add_plugin_folder(Path(place))
             summary = loop.resume(folder, config=load(folder / CONFIG), watcher=screen, profile=profile)
         else:
-            config = load(source, overrides=overrides, model=model, data=data)
+            config = load(source, overrides=overrides, model=model, data=data, message=screen.message)
             folder = out or free_folder(Path("runs"), source.stem if source else config.objective.type)
             summary = loop.start(config, folder, watcher=screen, profile=profile)
     finally:

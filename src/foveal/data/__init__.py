@@ -11,6 +11,7 @@ REGISTRY: dict[str, str] = {
     "folder": "foveal.data.problems:DataConfig",
     "saved": "foveal.data.problems:DataConfig",
     "hub": "foveal.data.problems:DataConfig",
+    "problems": "foveal.data.saved:SavedProblems",
     "world": "foveal.data.world:WorldDataConfig",
 }
 """Short name -> import path."""

@@ -183,7 +183,7 @@ class CPPO(Extension):
         if self.cpl_coef == 0 or self.select_in == "update":
             return batch
         if self.selection == "all":
-            selected = self._candidates(batch)
+            selected = self.candidate_tokens(batch)
         else:
             selected = self._select(batch, self._scored(batch, CLEAN), self._scored(batch, self.removed_view))
         return replace(batch, selections={**batch.selections, CONTRASTIVE_PERCEPTION: selected})
@@ -194,7 +194,7 @@ class CPPO(Extension):
         rows = super().rows(view, batch)
         if self.cpl_coef == 0 or view not in (CLEAN, self.preserved_view, self.removed_view):
             return rows
-        used = self._candidates(batch) if self.select_in == "update" else self._selected(batch)
+        used = self.candidate_tokens(batch) if self.select_in == "update" else self._selected(batch)
         return rows | used.any(-1)
 
     def masks(self, batch: Batch) -> Mapping[str, Bool[Tensor, "B T"]]:
@@ -254,7 +254,7 @@ class CPPO(Extension):
             views.append(seen(view, batch, method=self.type))
         return looking_measures(views[0], views[1], mask)
 
-    def _candidates(self, batch: Batch) -> Bool[Tensor, "B T"]:
+    def candidate_tokens(self, batch: Batch) -> Bool[Tensor, "B T"]:
         """Tokens that may be chosen: all of a completion, or with the gate those of positive advantage."""
         mask = batch.inputs.completion_mask
         if self.candidates == "all_places" and self.selection == "entropy":
@@ -273,7 +273,7 @@ class CPPO(Extension):
             score=self.score,
             rounding=self.rounding,
         )
-        return tokens & self._candidates(batch)
+        return tokens & self.candidate_tokens(batch)
 
     def _selected(self, batch: Batch) -> Bool[Tensor, "B T"]:
         if CONTRASTIVE_PERCEPTION not in batch.selections:
@@ -287,7 +287,7 @@ class CPPO(Extension):
         if self.select_in == "scoring":
             return self._selected(batch)
         if self.selection == "all":
-            return self._candidates(batch)
+            return self.candidate_tokens(batch)
         return self._select(batch, now[CLEAN], now[self.removed_view])
 
     def _scored(self, batch: Batch, view: ViewName) -> ViewScores:

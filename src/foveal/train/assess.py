@@ -18,6 +18,7 @@ from foveal.rollout.local import LocalEngine
 from foveal.spec import FovealError
 from foveal.tables import add_plugin_folder, read_table
 from foveal.train.record import CONFIG, import_paths
+from foveal.train.reopen import moved
 from foveal.train.setup import first_problems, policy_of
 from foveal.train.usable import check_problems
 from foveal.train.validate import BATCH, judge_of
@@ -50,10 +51,8 @@ def evaluation_config(
     override sets data.split: the config of a run names the problems it is trained on.
     Raises: FovealError as `load`, and for a run without a checkpoint.
     """
-    table: Path | dict[str, Any] = source or dict(DEFAULTS)
+    table: Path | dict[str, Any] = source or evaluation_table(model, other_data=data is not None)
     run = run_of(model)
-    if source is None and run is not None:
-        table = {**DEFAULTS, **_run_table(run, other_data=data is not None)}
     config = load(table, overrides=overrides, model=model_folder(model), data=data)
     own_split = any(_sets_split(override) for override in overrides)
     if isinstance(config.data, WorldDataConfig):
@@ -67,10 +66,20 @@ def evaluation_config(
     return config
 
 
+def evaluation_table(model: str, *, other_data: bool) -> dict[str, Any]:
+    """What an evaluation without a config starts from: what the run of the model says, else the papers'
+    rewards.
+
+    Raises: FovealError, when the run cannot be read.
+    """
+    run = run_of(model)
+    return {**DEFAULTS} if run is None else {**DEFAULTS, **_run_table(run, other_data=other_data)}
+
+
 def _run_table(run: Path, *, other_data: bool) -> dict[str, Any]:
     for place in import_paths(run):
         add_plugin_folder(Path(place))
-    found = read_table(run / CONFIG)
+    found = moved(read_table(run / CONFIG), run)
     table = {name: found[name] for name in RUN_TABLES if name in found}
     if other_data and "data" in table:
         # Columns may be alike, but a split and a limit belong to the data of the run.

@@ -43,7 +43,7 @@ from foveal.train.settings import StepSettings
 from foveal.train.setup import largest_group, open_problems, optimizer_of, reference_policy, trained_policy
 from foveal.train.state import State
 from foveal.train.step import StepResult, train_step
-from foveal.train.stop import Interrupted, require_progress, stop_signals
+from foveal.train.stop import Interrupted, Stop, require_progress, stop_signals
 from foveal.train.usable import TRAIN, VALIDATION, check_problems, read_choices, write_choices
 from foveal.train.validate import Validator
 from foveal.train.watcher import Silent, Watcher
@@ -107,7 +107,7 @@ class Run:
         self.policy = policy
         self.reference = reference
         self.measured: dict[str, Any] = {}
-        self.watcher = watcher
+        self.watcher, self.stop = watcher, Stop()
         self.engine = LocalEngine(policy, decode=config.sampling.decode)
         self.problems: Sequence[Problem] = open_problems(config.data)
         self.grader = grader
@@ -172,7 +172,7 @@ class Run:
         config, watcher = self.config, self.watcher
         require_steps(self.profile, left=config.steps - self.state.step)
         profiler = Profiler(self.profile or 0, device=self.policy.device, message=watcher.message)
-        with closing(self), stop_signals(watcher.message) as stop:
+        with closing(self), stop_signals(watcher.message) as self.stop:
             watcher.start(config, self.state.step, folder.path)
             if not folder.validated(self.state.step):
                 with saved_when_graders_fail(self.state, folder, save=self._save):
@@ -185,12 +185,12 @@ class Run:
                         self._one_step(folder)
                     self._validate_if_due(folder)
                 due = self.state.step % config.checkpoint.every == 0 or self.state.step == config.steps
-                if due or stop.asked or self._collapse:
+                if due or self.stop.asked or self._collapse:
                     self._save(folder)
                 if self._collapse and self.state.step < config.steps:
                     folder.event("stopped", {"step": self.state.step, "by": "guard"})
                     raise collapsed(self._collapse, folder.path)
-                if stop.asked and self.state.step < config.steps:
+                if self.stop.asked and self.state.step < config.steps:
                     folder.event("stopped", {"step": self.state.step})
                     raise Interrupted(
                         f"stopped after step {self.state.step} of {config.steps}; everything is saved; "
@@ -328,7 +328,7 @@ class Run:
             limit=config.record.groups,
             token_groups=config.record.token_groups,
         )
-        self.watcher.step(line)
+        self.stop.hear(self.watcher.step(line))
         return verdict
 
     def _guard(self, folder: RunFolder, verdict: Verdict) -> None:
@@ -373,7 +373,7 @@ class Run:
         )
         line = {"kind": "validation", "step": self.state.step, **found, **clock.metrics()}
         folder.metrics(line)
-        self.watcher.step(line)
+        self.stop.hear(self.watcher.step(line))
         if self.state.step and accuracy > self.state.best.get("accuracy", -1.0):
             self.state.best = {"step": self.state.step, "accuracy": accuracy}
             save_checkpoint(

@@ -5,6 +5,7 @@ from typing import Any
 
 from foveal.config import SHIPPED_MODELS, RunConfig
 from foveal.data.problems import DataConfig, DataSource
+from foveal.instances import require_importable
 from foveal.perturbations.salient import SalientMask
 from foveal.types import Perturbation
 
@@ -13,7 +14,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     """The same run from any working directory: local files and folders by their absolute paths.
 
     Hub ids, names of shipped models and the procedural worlds stay as they are.
+    Raises: ConfigError for a class of the user's that a resumed run could not find.
     """
+    require_importable(config)
     changes: dict[str, Any] = {"data": _absolute_data(config.data)}
     model = Path(config.model.path).expanduser()
     if config.model.path not in SHIPPED_MODELS and model.is_dir():

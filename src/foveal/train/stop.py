@@ -5,13 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from foveal.boundary import STATUS_STOPPED
 from foveal.spec import FovealError
 
 IDLE_STEPS = 20
 """A run whose last so many steps made no update learns nothing any more."""
+
+
+STOP: Literal["stop"] = "stop"
+"""What a watcher answers to end the run after this step."""
 
 
 class Interrupted(FovealError):
@@ -25,6 +29,10 @@ class Stop:
     """Whether the run was asked to stop."""
 
     asked: bool = False
+
+    def hear(self, answer: object) -> None:
+        """What a watcher says to a line of metrics: "stop" asks to stop, anything else is none of its own."""
+        self.asked = self.asked or (isinstance(answer, str) and answer == STOP)
 
 
 @contextmanager

@@ -1,0 +1,208 @@
+"""Rows that are in memory, written down where a resumed run finds them."""
+
+import io
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from foveal.data.errors import DataError
+from foveal.data.problems import DataSource
+from foveal.data.saved import save_problems
+from foveal.spec import ConfigError
+from foveal.train.record import CONFIG, writing
+from foveal.types import Problem
+
+LOSSLESS = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"))
+"""Modes of pictures that PNG holds as they are; others become RGB, as the model sees them."""
+
+PATH_WORDS = ("image", "img", "picture", "photo", "file", "path")
+"""Parts of the names of columns whose texts may be paths of pictures."""
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+BATCH = 256
+"""Rows of a data set that are read at once."""
+
+EXPECTED = (
+    "a path or hub id, 'world', a list of dicts (question, images, answer), a datasets.Dataset, a DataFrame, "
+    "or a list of foveal.Problem"
+)
+
+
+@contextmanager
+def kept_if_started(folder: Path) -> Iterator[Path]:
+    """The folder for rows of a run; taken away again when no run came of it."""
+    fresh = not folder.exists()
+    written = folder / "data"
+    try:
+        yield written
+    except BaseException:
+        if not (folder / CONFIG).exists() and written.is_dir():
+            for file in sorted(written.rglob("*"), reverse=True):
+                file.rmdir() if file.is_dir() else file.unlink()
+            written.rmdir()
+            if fresh and not any(folder.iterdir()):
+                folder.rmdir()
+        raise
+
+
+def is_rows(data: object) -> bool:
+    """Whether this is data itself, not the name of some."""
+    return not isinstance(data, str | Path | Mapping | DataSource)
+
+
+def write_rows(data: Any, folder: Path, *, name: str) -> str | DataSource:
+    """Write rows and pictures into the folder; the path, or the source, that reads them.
+
+    Raises: FovealError, when they are no rows, or cannot be written.
+    """
+    file = folder / f"{name}.jsonl"
+    with writing(file):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        pictures = _Pictures(folder / name)
+        first = _first(data, name)
+        if isinstance(first, Problem):
+            wrong = next((n for n, row in enumerate(data) if not isinstance(row, Problem)), None)
+            if wrong is not None:
+                kind = type(data[wrong]).__name__
+                raise _unexpected(name, f"item {wrong} is a {kind}, others are problems")
+            return save_problems(data, file, save=pictures.save)
+        with file.open("w", encoding="utf-8") as lines:
+            for number, row in enumerate(_rows(data, name)):
+                if not isinstance(row, Mapping):
+                    raise _unexpected(name, f"item {number} is a {type(row).__name__}")
+                plain = {
+                    str(key): _plain(value, f"{number:06d}-{key}", pictures) for key, value in row.items()
+                }
+                lines.write(json.dumps(plain, ensure_ascii=False) + "\n")
+    return str(file.absolute())
+
+
+def _unexpected(name: str, what: str) -> ConfigError:
+    return ConfigError(f"{name}: {what}; expected {EXPECTED}")
+
+
+def _first(data: Any, name: str) -> Any:
+    """The first row.
+
+    Raises: ConfigError, when this holds no rows.
+    """
+    if hasattr(data, "keys") and not hasattr(data, "columns"):
+        raise _unexpected(
+            name, f"it is a table of {', '.join(map(str, list(data.keys())[:5]))}; choose a split"
+        )
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise _unexpected(
+            name, f"it is a {type(data).__name__}, whose length is not known; make a list of it"
+        )
+    if len(data) == 0:
+        raise ConfigError(f"{name} holds no rows; expected at least one problem")
+    return None if hasattr(data, "columns") or hasattr(data, "column_names") else data[0]
+
+
+def _rows(data: Any, name: str) -> Iterator[Any]:
+    if hasattr(data, "with_format") and hasattr(data, "features"):
+        yield from _dataset_rows(data)
+    elif hasattr(data, "to_pylist"):
+        yield from data.to_pylist()
+    elif hasattr(data, "to_dict") and hasattr(data, "columns"):
+        yield from data.to_dict("records")
+    else:
+        # Not `iter`: a data set of one's own may know its length and its items alone.
+        yield from (data[n] for n in range(len(data)))
+
+
+def _dataset_rows(data: Any) -> Iterator[dict[str, Any]]:
+    """Rows of a `datasets.Dataset` with pictures as stored, and classes by their names."""
+    classes = {key: kind.names for key, kind in data.features.items() if hasattr(kind, "int2str")}
+    for batch in data.with_format("arrow").iter(BATCH):
+        for row in batch.to_pylist():
+            for key, names in classes.items():
+                if isinstance(row[key], int) and 0 <= row[key] < len(names):
+                    row[key] = names[row[key]]
+            yield row
+
+
+class _Pictures:
+    """Writes pictures beside the rows; the same object is written once."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names: dict[int, tuple[object, str]] = {}
+
+    def save(self, image: Image, name: str) -> str:
+        """The path of a picture, relative to the rows."""
+        known = self._names.get(id(image))
+        if known is not None:
+            return known[1]
+        buffer = io.BytesIO()
+        whole = image if image.mode in LOSSLESS else image.convert("RGB")
+        whole.save(buffer, format="PNG")
+        # The object is held too: another one could get its identity.
+        self._names[id(image)] = (image, self.write(buffer.getvalue(), f"{name}.png"))
+        return self._names[id(image)][1]
+
+    def write(self, content: bytes, name: str) -> str:
+        """The path of a picture's bytes, relative to the rows."""
+        safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:120]
+        (self._folder / safe).write_bytes(content)
+        return f"{self._folder.name}/{safe}"
+
+
+def _plain(value: Any, name: str, pictures: _Pictures) -> Any:
+    """A cell as JSON holds it, its pictures as paths."""
+    if isinstance(value, str):
+        return _picture_path(value, name)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Image):
+        return pictures.save(value, name)
+    if isinstance(value, bytes | bytearray):
+        return pictures.write(bytes(value), name)
+    if isinstance(value, Path):
+        return str(value.expanduser().absolute())
+    if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes) and set(value) <= {"bytes", "path"}:
+            return pictures.write(value["bytes"], f"{name}-{Path(str(value.get('path') or '')).name}")
+        return {str(key): _plain(inner, f"{name}-{key}", pictures) for key, inner in value.items()}
+    if hasattr(value, "tolist") and not hasattr(value, "filename"):
+        return _array(value, name, pictures)
+    if isinstance(value, Sequence | set | frozenset):
+        return [_plain(inner, f"{name}-{n}", pictures) for n, inner in enumerate(value)]
+    if isinstance(getattr(value, "value", None), str | int):  # a member of an Enum
+        return value.value
+    raise DataError(
+        f"row {int(name[:6])}, column {name[7:]!r}: a {type(value).__name__} cannot be written to the run "
+        f"expected text, numbers, pictures (PIL, bytes, or a path), lists or tables"
+    )
+
+
+def _picture_path(text: str, name: str) -> str:
+    """The text; a relative path of a picture, which starts at the working directory, as an absolute one."""
+    named = any(word in name.lower() for word in PATH_WORDS)
+    if not named or "://" in text or not text.lower().endswith(SUFFIXES):
+        return text
+    return str(Path(text).expanduser().absolute())
+
+
+def _array(value: Any, name: str, pictures: _Pictures) -> Any:
+    """Numbers of numpy and the like; what has the shape and type of a picture becomes one."""
+    shape = tuple(getattr(value, "shape", ()))
+    if str(getattr(value, "dtype", "")) == "uint8" and len(shape) in (2, 3) and min(shape[:2]) > 1:
+        import PIL.Image
+
+        try:
+            return pictures.save(PIL.Image.fromarray(value), name)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DataError(
+                f"row {int(name[:6])}, column {name[7:]!r}: an array of shape {shape} is no picture "
+                f"({error}); expected height x width x 3"
+            ) from error
+    return _plain(value.tolist(), name, pictures)

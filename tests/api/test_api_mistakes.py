@@ -1,0 +1,130 @@
+"""Mistakes from Python: one message, and no folder is left behind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import foveal
+from foveal.objectives.grpo import GRPO
+from foveal.spec import FovealError
+
+ROW = {"question": "Which?", "answer": "red"}
+
+
+class Mine(GRPO):
+    """Of an importable module."""
+
+
+MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({}, "no data; expected data="),
+    ({"data": "world", "modle": "tiny"}, "unknown key 'modle'; did you mean 'model'"),
+    ({"data": "world", "learning_rate": 1e-4}, "unknown key 'learning_rate'; here it is optimizer.lr"),
+    ({"data": "world", "optimizer": {"lrr": 1}}, "unknown key 'optimizer.lrr'; did you mean 'lr'"),
+    ({"data": "world", "optimizer__lr": "fast"}, "optimizer.lr = 'fast': Input should be a valid number"),
+    ({"data": "world", "steps__x": 3}, "unknown key 'steps.x'|steps is|expected a table|steps = "),
+    ({"data": "world", "objective": "paop"}, "unknown objective type 'paop'; did you mean 'papo'"),
+    ({"data": "world", "objective": 3}, "objective is a int; expected a name such as 'papo'"),
+    ({"data": "world", "rewards": [3]}, "a reward is a int; expected a name such as 'boxed'"),
+    ({"data": "world", "rewards": ["boxd"]}, "unknown reward type 'boxd'; did you mean 'boxed'"),
+    ({"data": "world", "rewards": []}, "no rewards; expected at least one"),
+    ({"data": "world", "model": object()}, "model is a object; expected a Hugging Face folder"),
+    ({"data": "world", "model": ""}, "model is empty"),
+    ({"data": "world", "config": "papo_q"}, "no such config file: papo_q"),
+    ({"data": "world", "config": 3}, "config is a int"),
+    ({"data": "world", "validation": True}, "validation is True; expected held-out data"),
+    ({"data": "world", "validation": {"every": 3}}, "validation has every, but no data"),
+    ({"data": ""}, "train data is empty"),
+    ({"data": []}, "train holds no rows"),
+    ({"data": [3]}, "train: item 0 is a int; expected a path or hub id"),
+    ({"data": [ROW, 3]}, "train: item 1 is a int"),
+    ({"data": {"question": ["a"]}}, "train data is a dict with question; expected a list of dicts"),
+    (
+        {"data": (row for row in [ROW])},
+        "it is a generator, whose length is not known; make a list",
+    ),
+    ({"data": [{**ROW, "images": [object()]}]}, "row 0, column 'images-0': a object cannot be written"),
+    ({"data": 3}, "train: it is a int, whose length is not known"),
+    ({"data": [ROW]}, "has no picture|no column for images|images"),
+    ({"data": "no_such_file.parquet"}, "no_such_file.parquet"),
+    ({"data": "world", "objective": "perception_reward", "validation": False, "steps": 0}, "steps = 0"),
+]
+
+
+@pytest.mark.parametrize(("given", "hint"), MISTAKES, ids=[f"{n}" for n, _ in enumerate(MISTAKES)])
+def test_a_mistake_is_one_message_and_leaves_nothing(
+    given: dict[str, Any], hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FovealError, match=hint):
+        foveal.train(out=tmp_path / "run", progress=False, **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_a_run_or_files_of_mine_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("mine")
+    with pytest.raises(FovealError, match="already holds a run"):
+        foveal.train(data=[ROW], out=tmp_path, progress=False)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(FovealError, match="unknown key"):
+        foveal.train(data=[ROW], out=other, progress=False, modle=1)
+    assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
+def test_a_class_that_cannot_be_imported_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    class Local(GRPO):
+        """Of a function."""
+
+    notebook = type("Mine", (GRPO,), {"__module__": "__main__", "__doc__": "Of a notebook."})
+    for objective, home in ((Local(), "a function"), (notebook(), "a notebook or main script")):
+        with pytest.raises(FovealError, match=f"is defined in {home}, where a resumed run cannot find it"):
+            foveal.train(data="world", objective=objective, out=tmp_path / "run", progress=False, steps=1)
+    held = foveal.PAPO(base=Local())
+    with pytest.raises(FovealError, match="objective.base: .*Local is defined in a function"):
+        foveal.train(data="world", objective=held, out=tmp_path / "run", progress=False, steps=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_instance_is_saved_by_the_path_of_its_class_even_inside_another() -> None:
+    from foveal.config import dump, load
+
+    for objective in (Mine(), foveal.PAPO(base=Mine(clip_high=0.5))):
+        found = load(
+            {
+                "data": {"type": "world"},
+                "rewards": ["boxed"],
+                "objective": objective,
+                "perturbations": {"removed": "patch_mask"},
+            }
+        )
+        inner = getattr(found.objective, "base", found.objective)
+        assert inner.type == f"{Mine.__module__}:Mine"
+        assert f'type = "{Mine.__module__}:Mine"' in dump(found)
+        assert type(inner) is Mine
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    for call in (foveal.Run, foveal.resume):
+        with pytest.raises(FovealError, match="no run in"):
+            call(tmp_path)
+    with pytest.raises(FovealError, match="k is 0"):
+        foveal.evaluate("tiny", "world", k=0)
+
+
+def test_names_are_loaded_when_they_are_used() -> None:
+    assert {"train", "evaluate", "resume", "losses", "PAPO", "Run"} <= set(dir(foveal))
+    assert foveal.losses.grpo.__name__ == "grpo"
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        foveal.trian  # noqa: B018
+
+
+def test_train_is_a_package_and_a_function() -> None:
+    import inspect
+
+    from foveal.train.loop import start
+
+    assert callable(start)
+    assert list(inspect.signature(foveal.train).parameters)[:3] == ["data", "model", "objective"]
+    assert "Train a model, and return the run." in str(foveal.train.__doc__)
