@@ -65,7 +65,13 @@ def recipe_of(size: Size, *, text_prior: bool = False) -> ColdStartSettings:
     if size == "tiny":
         return tiny
     width = TinySettings(
-        hidden=192, intermediate=512, vision_hidden=128, vision_intermediate=384, initializer_range=0.035
+        hidden=192,
+        intermediate=512,
+        heads=6,
+        kv_heads=2,
+        vision_hidden=128,
+        vision_intermediate=384,
+        initializer_range=0.035,
     )
     return tiny.model_copy(
         update={
