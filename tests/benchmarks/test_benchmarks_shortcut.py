@@ -1,23 +1,9 @@
 """The rules of the shortcut study: which haze, which weights, and seeds that are used once."""
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def study() -> ModuleType:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import shortcut_study
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return shortcut_study
+import shortcut_study as study
 
 
 def rows(stage: str, haze: float, values: list[float], *, arm: str = "grpo") -> list[dict[str, Any]]:
@@ -27,9 +13,7 @@ def rows(stage: str, haze: float, values: list[float], *, arm: str = "grpo") -> 
     ]
 
 
-def test_a_haze_is_refused_with_the_second_run_that_sees_and_accepted_with_the_seventh_that_fell(
-    study: ModuleType,
-) -> None:
+def test_a_haze_is_refused_with_the_second_run_that_sees_and_accepted_with_the_seventh_that_fell() -> None:
     assert study.verdict(rows("haze", 0.6, [0.1, 0.9]), 0.6) is None
     assert study.verdict(rows("haze", 0.6, [0.1, 0.9, 0.9]), 0.6) is False
     assert study.verdict(rows("haze", 0.6, [0.1] * 6 + [0.9]), 0.6) is None
@@ -38,13 +22,13 @@ def test_a_haze_is_refused_with_the_second_run_that_sees_and_accepted_with_the_s
     assert study.verdict(rows("final", 0.6, [0.1] * 8), 0.6) is None
 
 
-def test_the_haze_is_the_smallest_accepted_one_above_a_refused_one(study: ModuleType) -> None:
+def test_the_haze_is_the_smallest_accepted_one_above_a_refused_one() -> None:
     found = rows("haze", 0.61, [0.9, 0.9]) + rows("haze", 0.62, [0.1] * 7) + rows("haze", 0.66, [0.1] * 7)
     assert study.chosen_haze(found) == 0.62
     assert study.chosen_haze(found[2:]) is None
 
 
-def test_the_best_weight_falls_least_and_then_is_right_most(study: ModuleType) -> None:
+def test_the_best_weight_falls_least_and_then_is_right_most() -> None:
     values = {"papo_0.02": [0.1, 0.1, 0.1], "papo_0.06": [0.9, 0.9, 0.1], "papo_0.2": [0.8, 0.8, 0.8]}
     values |= {"papo_0.6": [0.7, 0.7, 0.7]} | {
         f"cppo_{w}": [0.1, 0.1, v] for w, v in (("0.01", 0.2), ("0.03", 0.4), ("0.1", 0.3), ("0.3", 0.1))
@@ -54,12 +38,12 @@ def test_the_best_weight_falls_least_and_then_is_right_most(study: ModuleType) -
     assert study.best_weights(found[1:]) is None
 
 
-def test_no_seed_is_used_in_two_stages(study: ModuleType) -> None:
+def test_no_seed_is_used_in_two_stages() -> None:
     used = [set(study.HAZE_SEEDS), set(study.WEIGHT_SEEDS), set(study.FINAL_SEEDS)]
     assert len(set().union(*used)) == sum(map(len, used)) and len(study.FINAL_SEEDS) >= 8
 
 
-def test_the_arms_differ_in_what_they_say_and_nothing_else(study: ModuleType, tmp_path: Path) -> None:
+def test_the_arms_differ_in_what_they_say_and_nothing_else(tmp_path: Path) -> None:
     from foveal.config import load, shipped
 
     arms = {arm.name: arm for arm in study.final_arms({"papo": 0.2, "cppo": 0.03})}

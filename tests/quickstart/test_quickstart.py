@@ -213,7 +213,7 @@ def test_end_to_end_writes_summary_and_page_and_mends_lost_results(here: Path) -
     assert summary["schema_version"] == 2
     rows = summary["rows"]
     check_rows(rows, ["grpo", "cppo", "papo"], COLUMNS)
-    assert "Runs that fell" in said and "foveal: " not in said
+    assert "Fell for the word" in said and "foveal: " not in said
     page = (out / "report.html").read_text()
     assert "foveal quickstart --study shortcut --seeds 1 --steps 2 --problems 6" in page
     assert page.count("<article") == 6 and "the word stands for" in page

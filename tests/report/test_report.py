@@ -335,8 +335,8 @@ def test_a_broken_line_inside_a_file_is_named(tmp_path: Path) -> None:
 def test_shortcut_page_shows_each_run_and_counts_what_fell(words_folder: Path) -> None:
     found = Tags(page(words_folder))
     assert "A word gives the answer away. Who still looks?" in found.text
-    assert "GRPO in 2 of 2, CPPO in 1 of 2, PAPO in 0 of 2" in found.text
-    assert "These are examples" in found.text
+    assert "GRPO in 2 of 2 runs, CPPO in 1 of 2 runs, PAPO in 0 of 2 runs" in found.text
+    assert "These runs are examples" in found.text
     for cell in ("2 of 2", "15.0 \u2013 20.0", "seed 1", "fell", "stands for", "follows the word"):
         assert cell in found.text
     assert {a["id"] for t, a in found.tags if t == "section"} == {"results", "curves", "gallery", "reproduce"}
@@ -366,10 +366,11 @@ def test_shortcut_sentences_give_exact_intervals_from_five_runs_on(words_folder:
         {"method": "grpo", "seed": seed, "accuracy_wrong": 0.2 if seed else 0.9, "describes": 0.1}
         for seed in range(8)
     ]
-    assert "GRPO in 7 of 8 (47 to 100 %)" in sentences(eight)[0] and "examples" not in " ".join(
-        sentences(eight)
-    )
+    assert "GRPO in 7 of 8 runs (47 to 100\N{NO-BREAK SPACE}%)" in sentences(eight)[
+        0
+    ] and "examples" not in " ".join(sentences(eight))
     assert sentences(rows)[2] == (
-        "The runs that fell describe the picture in 5 to 10 % of their completions, the others in 95 %."
+        "The runs that fell describe the picture in 5 to 10\N{NO-BREAK SPACE}% of their completions, "
+        "the others in 95\N{NO-BREAK SPACE}%."
     )
     assert sentences(rows[:1]) == [] and read_shortcut(words_folder / "nothing") == []

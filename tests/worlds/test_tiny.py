@@ -28,7 +28,14 @@ from foveal.worlds.coldstart import coldstart, world_tokenizer
 from foveal.worlds.coldstart_forward import continue_prompts, encode, imitation_loss, pad, read, see
 from foveal.worlds.coldstart_gate import failures, gate
 from foveal.worlds.coldstart_recipe import ColdStartSettings, Stage, recipe_of
-from foveal.worlds.tiny import SPECIALS, TinySettings, save_folder, tiny_config, tiny_model
+from foveal.worlds.tiny import (
+    SPECIALS,
+    TinySettings,
+    mrope_sections,
+    save_folder,
+    tiny_config,
+    tiny_model,
+)
 
 SHIPPED = Path(str(resources.files("foveal") / "assets" / "tiny"))
 SMALL = TinySettings(
@@ -169,8 +176,14 @@ def test_first_weights_depend_on_the_seed_alone(tokenizer: Qwen2Tokenizer) -> No
 
 
 def test_a_width_that_rotary_sections_cannot_split_is_refused(tokenizer: Qwen2Tokenizer) -> None:
-    with pytest.raises(FovealError, match="multiple of 6"):
-        tiny_config(tokenizer, settings=TinySettings(hidden=64))
+    for settings in (TinySettings(hidden=16), TinySettings(hidden=130), TinySettings(hidden=12, heads=4)):
+        with pytest.raises(FovealError, match="an even width of at least 6"):
+            tiny_config(tokenizer, settings=settings)
+
+
+@pytest.mark.parametrize(("width", "sections"), [(128, (16, 24, 24)), (32, (4, 6, 6)), (12, (2, 2, 2))])
+def test_rotary_sections_are_qwens_and_use_every_frequency(width: int, sections: tuple[int, ...]) -> None:
+    assert mrope_sections(width) == sections and sum(sections) == width // 2
 
 
 STEP = Stage(steps=2, learning_rate=1e-3, batch_size=2)

@@ -41,6 +41,8 @@ FELL_BELOW = 0.5
 FEW_RUNS = 5
 """Below this the counts of a method are examples: no exact interval is narrower than a half."""
 
+NBSP = "\N{NO-BREAK SPACE}"
+
 Rows = list[dict[str, Any]]
 
 
@@ -77,12 +79,10 @@ def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     counts = {m: [fell(row) for row in rows if row["method"] == m] for m in methods}
     if not counts:
         return []
-    parts = [f"{title(m)} in {sum(own)} of {len(own)}{_interval(own)}" for m, own in counts.items()]
-    found = [
-        f"Runs that fell, right in fewer than half of the problems whose word is wrong: {', '.join(parts)}."
-    ]
+    parts = [f"{title(m)} in {sum(own)} of {len(own)} runs{_interval(own)}" for m, own in counts.items()]
+    found = [f"Fell for the word: {', '.join(parts)}."]
     if min(map(len, counts.values())) < FEW_RUNS:
-        found.append("These are examples: so few runs give no rate of a method.")
+        found.append("These runs are examples: so few give no rate of a method.")
     trained = [row for row in rows if row["method"] != COLD_START]
     down, up = ([row["describes"] for row in trained if fell(row) is kind] for kind in (True, False))
     if down and up:
@@ -97,12 +97,12 @@ def _interval(own: Sequence[bool]) -> str:
     if len(own) < FEW_RUNS:
         return ""
     share = stats.exact_share(sum(own), len(own))
-    return f" ({100 * share.low:.0f} to {100 * share.high:.0f} %)"
+    return f" ({100 * share.low:.0f} to {100 * share.high:.0f}{NBSP}%)"
 
 
 def _per_cent(values: Sequence[float]) -> str:
     low, high = f"{100 * min(values):.0f}", f"{100 * max(values):.0f}"
-    return f"{low} %" if low == high else f"{low} to {high} %"
+    return f"{low}{NBSP}%" if low == high else f"{low} to {high}{NBSP}%"
 
 
 def shortcut_values(rows: Rows, results: Results) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def shortcut_values(rows: Rows, results: Results) -> dict[str, Any]:
         "headline": sentences(rows),
         "start": None if start is None else f"{100 * start['accuracy_wrong']:.0f}",
         "problems": None if problems is None else f"{problems:.0f}",
-        "figure": inline(word_figures.words_figure(rows, methods=methods), name="words"),
+        "figure": inline(word_figures.words_figure(rows, methods=methods, below=FELL_BELOW), name="words"),
         "table": [line for method in methods for line in _lines(rows, method, methods)],
         "measures": len(MEASURES),
         "notes": results.notes,

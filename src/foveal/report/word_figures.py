@@ -22,8 +22,8 @@ SPREAD = 0.28
 """Width, of a method's place, over which its runs lie side by side."""
 
 
-def words_figure(rows: Sequence[Mapping[str, Any]], *, methods: Sequence[str]) -> Figure:
-    """Held-out accuracy by what the word says; the start as a line across."""
+def words_figure(rows: Sequence[Mapping[str, Any]], *, methods: Sequence[str], below: float) -> Figure:
+    """Held-out accuracy by what the word says; the start as a line across, and where a run fell shaded."""
     trained = [m for m in methods if m != COLD_START]
     start = next((row for row in rows if row["method"] == COLD_START), None)
     with figures.style():
@@ -39,6 +39,7 @@ def words_figure(rows: Sequence[Mapping[str, Any]], *, methods: Sequence[str]) -
             axes.set_xlim(-0.6, len(trained) - 0.4)
             axes.grid(axis="x", visible=False)
             axes.set_title(caption)
+        panels[0].axhspan(0, 100 * below, color=ALARM, alpha=0.05, linewidth=0)
         panels[0].set_ylim(0, 103)
         panels[0].set_ylabel("right, %")
         if start is not None:

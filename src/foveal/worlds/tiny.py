@@ -77,22 +77,24 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class TinySettings(Config):
-    """Sizes of the tiny model; the default has about 0.7 million parameters."""
+    """Sizes of the tiny model; the default has about 1 million parameters."""
 
-    hidden: int = 96
+    hidden: int = 128
     """Width of the text model."""
     intermediate: int = 256
     layers: int = 4
-    heads: int = 3
-    """With width 96 a head is 32 wide, the smallest that inference engines accept."""
-    kv_heads: int = 1
+    heads: int = 4
+    """Of width 32, the smallest that inference engines accept."""
+    kv_heads: int = 2
     vision_hidden: int = 64
     """Width of the vision tower."""
     vision_intermediate: int = 192
     vision_layers: int = 2
     vision_heads: int = 4
-    rope_theta: float = 1000.0
+    rope_theta: float = 10_000.0
     """Sequences are short: the usual 1e6 would leave most frequencies unused."""
+    mrope_section: tuple[int, int, int] | None = (4, 4, 8)
+    """Rotary frequencies of time, height and width; None takes Qwen's shares (`mrope_sections`)."""
     initializer_range: float = 0.05
     """Standard deviation of the first weights; with the usual 0.02 this width stays blind to shape."""
     patch_initializer_range: float = 0.02
@@ -166,12 +168,12 @@ def tiny_config(tokenizer: Qwen2Tokenizer, *, settings: TinySettings | None = No
     """
     size = settings or TinySettings()
     width, rest = divmod(size.hidden, size.heads)
-    sections = mrope_sections(width)
-    if rest or width % 2 or min(sections) < 1:
+    sections = size.mrope_section or mrope_sections(width)
+    if rest or width % 2 or min(sections) < 1 or sum(sections) != width // 2:
         raise FovealError(
-            f"hidden = {size.hidden} with heads = {size.heads} gives heads of {size.hidden / size.heads:g}; "
-            "expected an even number of at least 6, because the rotary positions have three sections; "
-            "change hidden or heads"
+            f"hidden = {size.hidden} with heads = {size.heads} gives heads of {size.hidden / size.heads:g} "
+            f"and mrope_section = {sections}; expected an even width of at least 6 whose half is the sum of "
+            "the three rotary sections; change hidden, heads or mrope_section"
         )
     ids = {name: token_id(tokenizer, name) for name in SPECIALS}
     ends = {"bos_token_id": ids[PAD], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
