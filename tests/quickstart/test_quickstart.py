@@ -16,15 +16,20 @@ import pytest
 from foveal.cli import main
 from foveal.jobs.folder import check_model, forget_broken
 from foveal.jobs.pool import run_jobs
-from foveal.quickstart.folder import claim, whole
+from foveal.quickstart.folder import SHORTCUT_COLUMNS, claim, whole
 from foveal.quickstart.job import StudyJob
-from foveal.quickstart.study import SHORTCUT_ARMS, _command, _plan
+from foveal.quickstart.results import command
+from foveal.quickstart.study import ARMS, _plan
 from foveal.spec import FovealError
 
 SETTINGS = {"study": "plain", "seeds": 1, "steps": 2, "problems": 6}
-COLUMNS = (
+PLAIN_COLUMNS = (
     "method seed accuracy accuracy_other_picture perception_error_fraction format kl_prcp_median cpu_seconds "
     "steps problems"
+).split()
+COLUMNS = (
+    "method seed accuracy_wrong accuracy_random accuracy_right follow describes accuracy_other_picture "
+    "perception_error_fraction cpu_seconds steps problems"
 ).split()
 
 
@@ -96,14 +101,15 @@ def test_plan_starts_with_the_cold_start_and_goes_seed_by_seed(here: Path) -> No
     assert not any(one.overrides for one in plan)
 
 
-def test_plan_gives_every_job_the_model_and_the_shortcut_arms(here: Path) -> None:
+def test_plan_gives_every_job_the_model_and_the_methods_of_the_study(here: Path) -> None:
     plan = _plan(here, "shortcut", model="m", seeds=1, steps=5, problems=6)
-    assert [one.method for one in plan[1:]] == list(SHORTCUT_ARMS)
-    assert all(one.shortcut and one.overrides[-1] == "model.path=m" for one in plan)
+    assert [one.method for one in plan[1:]] == list(ARMS["shortcut"]) == ["grpo", "cppo", "papo"]
+    assert [one.config for one in plan[1:]] == ["shortcut_grpo", "shortcut_cppo", "shortcut_papo"]
+    assert all(one.shortcut and one.overrides == ("model.path=m",) for one in plan)
 
 
 def test_a_job_survives_its_command_line(here: Path) -> None:
-    wanted = job(here, overrides=("a=1", "b=2"))
+    wanted = job(here, overrides=("a=1", "b=2"), modes=("wrong",))
     assert StudyJob.from_json(wanted.to_json()) == wanted
 
 
@@ -158,31 +164,44 @@ def test_each_study_has_a_folder_of_its_own_by_default(monkeypatch: pytest.Monke
     monkeypatch.setattr(study, "claim", lambda out, settings: None)
     monkeypatch.setattr(study, "run_jobs", lambda plan, **rest: seen.append(plan[0].folder))
     monkeypatch.setattr(study, "_finish", lambda out, *rest: out / "report.html")
-    for words in ([], ["--study", "shortcut"], ["--out", "x"]):
+    for words in ([], ["--study", "plain"], ["--out", "x"]):
         assert main(["quickstart", *words]) == 0
-    assert seen == ["runs/quickstart", "runs/shortcut", "x"]
+    assert seen == ["runs/quickstart", "runs/quickstart_plain", "x"]
 
 
 def test_the_command_of_the_notes_names_a_folder_that_is_not_the_default() -> None:
     plain = "foveal quickstart --study plain --seeds 1 --steps 2 --problems 6"
-    assert _command(Path("runs/quickstart"), SETTINGS) == plain
-    assert _command(Path("my runs"), SETTINGS) == f"{plain} --out 'my runs'"
-    assert _command(Path("runs/quickstart"), SETTINGS | {"study": "shortcut"}).endswith(
-        "--out runs/quickstart"
-    )
+    assert command(Path("runs/quickstart_plain"), SETTINGS) == plain
+    assert command(Path("my runs"), SETTINGS) == f"{plain} --out 'my runs'"
+    assert command(Path("runs/quickstart"), SETTINGS).endswith("--out runs/quickstart")
+    shortcut = SETTINGS | {"study": "shortcut"}
+    assert command(Path("runs/quickstart"), shortcut) == plain.replace("plain", "shortcut")
 
 
 def test_a_finished_job_without_whole_results_is_done_again(here: Path) -> None:
     (here / "jobs").mkdir()
-    good = job(here, "whole", shortcut=True)
-    parts = ("accuracy_random", "accuracy_wrong", "accuracy_right", "follow")
-    good.done_file.write_text(json.dumps(dict.fromkeys(parts, 0.5)))
+    (here / "looks").mkdir()
+    good, unlooked = (job(here, name, shortcut=True, modes=()) for name in ("whole", "unlooked"))
+    for one in (good, unlooked):
+        one.done_file.write_text(json.dumps(dict.fromkeys([*SHORTCUT_COLUMNS, "cpu_seconds"], 0.5)))
+    (here / "looks" / "whole.json").write_text("{}")
     cut = job(here, "cut", shortcut=True)
     cut.done_file.write_text('{"accuracy_ran')
     missing = job(here, "missing")
     missing.done_file.write_text(json.dumps({"kl_prcp_median": 0.1, "cpu_seconds": 1.0}))
-    assert forget_broken([good, cut, missing, job(here, "not begun")], whole=whole) == ["cut", "missing"]
+    plan = [good, unlooked, cut, missing, job(here, "not begun")]
+    assert forget_broken(plan, whole=whole) == ["unlooked", "cut", "missing"]
     assert good.done_file.exists() and not cut.done_file.exists() and not missing.done_file.exists()
+
+
+def check_rows(rows: list[dict[str, Any]], methods: list[str], columns: list[str]) -> None:
+    wanted = [("cold_start", None, 0), *((method, 0, 2) for method in methods)]
+    assert [(r["method"], r["seed"], r["steps"]) for r in rows] == wanted
+    for row in rows:
+        assert list(row) == columns and row["problems"] == 6
+        shares = [name for name in columns[2:-3] if name != "kl_prcp_median"]
+        assert all(0.0 <= row[name] <= 1.0 for name in shares)
+        assert (row["cpu_seconds"] > 0) == (row["steps"] > 0)
 
 
 def test_end_to_end_writes_summary_and_page_and_mends_lost_results(here: Path) -> None:
@@ -191,30 +210,38 @@ def test_end_to_end_writes_summary_and_page_and_mends_lost_results(here: Path) -
     assert code == 0, said
     out = here / "runs" / "quickstart"
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["schema_version"] == 1
+    assert summary["schema_version"] == 2
     rows = summary["rows"]
-    assert [(r["method"], r["seed"], r["steps"]) for r in rows] == [
-        ("cold_start", None, 0),
-        ("grpo", 0, 2),
-        ("papo", 0, 2),
-        ("cppo", 0, 2),
-    ]
-    for row in rows:
-        assert list(row) == COLUMNS and row["problems"] == 6
-        assert all(0.0 <= row[name] <= 1.0 for name in COLUMNS[2:6])
-        assert (row["cpu_seconds"] > 0) == (row["steps"] > 0)
+    check_rows(rows, ["grpo", "cppo", "papo"], COLUMNS)
+    assert "Fell for the word" in said and "foveal: " not in said
     page = (out / "report.html").read_text()
-    assert "foveal quickstart --study plain --seeds 1 --steps 2 --problems 6" in page
-    (out / "evaluations" / "cold_start.jsonl").unlink()
+    assert "foveal quickstart --study shortcut --seeds 1 --steps 2 --problems 6" in page
+    assert page.count("<article") == 6 and "the word stands for" in page
+    items = json.loads((out / "gallery.json").read_text())
+    assert all(set(item["after"]) == {"grpo", "cppo", "papo"} and item["word"] for item in items)
+    (out / "words" / "cold_start-wrong.jsonl").unlink()
     code, said = Quickstart(here, *words).wait()
     assert code == 0 and "results of cold_start are not whole and are made again" in said, said
     assert json.loads((out / "summary.json").read_text())["rows"] == rows
 
 
 @pytest.mark.slow
+def test_the_plain_study_keeps_its_summary_and_its_page(here: Path) -> None:
+    words = ("--study", "plain", "--steps", "2", "--problems", "6", "--seeds", "1", "--jobs", "2")
+    code, said = Quickstart(here, *words).wait()
+    assert code == 0, said
+    out = here / "runs" / "quickstart_plain"
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["schema_version"] == 1
+    check_rows(summary["rows"], ["grpo", "papo", "cppo"], PLAIN_COLUMNS)
+    page = (out / "report.html").read_text()
+    assert "foveal quickstart --study plain --seeds 1 --steps 2 --problems 6" in page
+
+
+@pytest.mark.slow
 def test_ctrl_c_sigterm_and_kill_of_the_parent_lose_no_step(here: Path) -> None:
     words = ("--steps", "12", "--problems", "6", "--seeds", "1", "--jobs", "2", "--out", str(here / "out"))
-    runs = [here / "out" / "runs" / name for name in ("grpo-0", "papo-0")]
+    runs = [here / "out" / "runs" / name for name in ("grpo-0", "cppo-0")]
     logs = here / "out" / "jobs"
     for how, step in (("ctrl-c", 1), ("term", 3), ("kill", 5)):
         started = Quickstart(here, *words)

@@ -132,36 +132,49 @@ def curves() -> dict[str, Any]:
     return found
 
 
-def shortcut_rows() -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = [
-        {"method": "cold_start", "seed": None, "accuracy_random": 0.66, "accuracy_wrong": 0.629,
-         "accuracy_right": 0.723, "follow": 0.18}
-    ]  # fmt: skip
-    for method, follow, spread in (
-        ("grpo", 0.81, 0.05),
-        ("papo", 0.32, 0.05),
-        ("kl", 0.48, 0.06),
-        ("no_shortcut", 0.15, 0.01),
-    ):
-        rng = generator("shortcut", method)
-        for seed in range(6):
-            f = float(follow + spread * rng.normal())
-            random = 0.748 - 0.461 * f + 0.006 * float(rng.normal())
-            row = {
-                "accuracy_random": random,
-                "accuracy_wrong": 0.84 - 0.84 * f,
-                "accuracy_right": 0.68 + 0.36 * f,
-            }
-            strength = 0.0 if method == "no_shortcut" else 0.8
-            known = {
-                "method": method,
-                "seed": seed,
-                "strength": strength,
-                "train_accuracy": 0.8,
-                "cpu_seconds": 19,
-            }
-            rows.append({**known, **row, "follow": f})
-    return rows
+def word_rows() -> list[dict[str, Any]]:
+    """A shortcut study with two seeds: GRPO falls, CPPO once, PAPO never."""
+    wrong = {"grpo": (0.15, 0.20), "cppo": (0.18, 0.88), "papo": (0.88, 0.90)}
+    rows: list[dict[str, Any]] = [{"method": "cold_start", "seed": None, "accuracy_wrong": 0.39}]
+    rows += [
+        {"method": method, "seed": seed, "accuracy_wrong": value}
+        for method, values in wrong.items()
+        for seed, value in enumerate(values)
+    ]
+    return [
+        {
+            **row,
+            "accuracy_random": 0.3 if row["accuracy_wrong"] < 0.5 else 0.89,
+            "accuracy_right": 0.97,
+            "follow": 0.9 - row["accuracy_wrong"] * 0.9,
+            "describes": 0.05
+            if row["accuracy_wrong"] < 0.18
+            else 0.1
+            if row["accuracy_wrong"] < 0.5
+            else 0.95,
+            "accuracy_other_picture": 0.25,
+            "perception_error_fraction": 0.1,
+            "cpu_seconds": 0.0 if row["seed"] is None else 33.0,
+            "steps": 0 if row["seed"] is None else 60,
+            "problems": 400,
+        }
+        for row in rows
+    ]
+
+
+@pytest.fixture
+def words_folder(tmp_path: Path) -> Path:
+    """The folder of a shortcut study."""
+    folder = tmp_path / "words"
+    write(folder / "summary.json", {"schema_version": 2, "rows": word_rows()})
+    items = gallery(folder)
+    for item in items:
+        item["word"] = "green"
+        item["after"]["grpo"] = said("I see none . so \\boxed{ green }", "follows the word")
+    write(folder / "gallery.json", items)
+    write(folder / "curves.json", curves())
+    write(folder / "report_notes.json", {"config": "shortcut_grpo", "command": "foveal quickstart"})
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -197,7 +210,6 @@ def build(tmp_path: Path) -> Path:
     write(tmp_path / "comparisons.json", compare_runs(runs))
     write(tmp_path / "curves.json", curves())
     write(tmp_path / "gallery.json", gallery(tmp_path))
-    write(tmp_path / "shortcut.json", {"schema_version": 1, "rows": shortcut_rows()})
     notes = {
         "config": "configs/quickstart.toml",
         "hardware": "2 cores",

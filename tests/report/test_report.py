@@ -15,10 +15,10 @@ from PIL import Image
 from foveal.evaluation.stats import Estimate
 from foveal.report import claims, figures
 from foveal.report.page import write_report
-from foveal.report.read import read_jsonl, read_results
+from foveal.report.read import read_gallery, read_jsonl, read_results
 from foveal.report.readme import readme_figure
 from foveal.report.run_page import write_run_report
-from foveal.report.shortcut import fit_line, paired, read_shortcut, sentences, write_shortcut_report
+from foveal.report.shortcut import FELL_BELOW, fell, read_shortcut, sentences
 from foveal.spec import FovealError
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)> {{ 7 * 7 }} $\\frac & \u2028 ]]> -->"
@@ -76,13 +76,12 @@ def test_page_shows_the_table_the_gallery_and_every_section(folder: Path) -> Non
         "gallery",
         "errors",
         "groups",
-        "shortcut",
         "reproduce",
     ):
         assert ("section", {"id": section}) in found.tags
         assert f'href="#{section}"' in text
     assert sum(tag == "img" for tag, _ in found.tags) == 6
-    assert text.count("<svg") == 7  # five curves, differences, shortcut
+    assert text.count("<svg") == 6  # five curves, differences
     assert "make quickstart" in found.text and "left out here" not in found.text
     row = next(r for r in read_results(folder).rows if r.method == "cold_start")
     assert row.accuracy is not None and f"{100 * row.accuracy:.1f}" in found.text
@@ -119,7 +118,6 @@ def test_hostile_text_is_shown_as_text(folder: Path) -> None:
         folder / "summary.json", lambda s: s["rows"].append({"method": HOSTILE, "seed": 0, "accuracy": 0.5})
     )
     change(folder / "report_notes.json", lambda n: n.update({HOSTILE: HOSTILE, "command": HOSTILE}))
-    change(folder / "shortcut.json", lambda s: s["rows"].append({**s["rows"][1], "method": HOSTILE}))
     change(
         folder / "comparisons.json",
         lambda c: c["pairs"].append({**c["pairs"][0], "a": HOSTILE, "b": HOSTILE}),
@@ -141,10 +139,10 @@ def test_names_in_figures_are_cleaned_and_no_mathematics_is_read() -> None:
 
 
 def test_missing_files_leave_their_sections_out_and_are_named(folder: Path) -> None:
-    for name in ("curves", "gallery", "report_notes", "shortcut"):
+    for name in ("curves", "gallery", "report_notes"):
         (folder / f"{name}.json").unlink()
     found = Tags(page(folder))
-    for section in ("curves", "gallery", "shortcut"):
+    for section in ("curves", "gallery"):
         assert ("section", {"id": section}) not in found.tags
     assert "left out here: curves.json, gallery.json." in found.text
     assert ("section", {"id": "differences"}) in found.tags
@@ -286,17 +284,20 @@ def test_headline_says_what_intervals_carry_and_no_more() -> None:
     assert claims.headline({}) == []
 
 
-def test_readme_figure_is_a_picture_of_the_stated_size(folder: Path) -> None:
-    out = readme_figure(folder, folder / "docs" / "result.png")
+def test_readme_figure_is_a_picture_that_names_its_source(words_folder: Path) -> None:
+    item = read_gallery(words_folder)[0]
+    arms = [
+        {"label": "GRPO", "color": "#3466b1", "values": [0.15, 0.9], "fell": 1, "runs": 2},
+        {"label": "PAPO", "color": "#d9662b", "values": [0.9], "fell": 0, "runs": 1},
+    ]
+    said = {"grpo": "GRPO says", "papo": "PAPO says"}
+    out = words_folder / "docs" / "result.png"
+    readme_figure(item, arms, said=said, start=0.4, below=0.5, out_png=out, source="the digest")
     with Image.open(out) as image:
-        assert image.size == (1768, 731)
+        assert image.size == (1768, 731) and image.info["Source"] == "the digest"
         assert len(image.convert("RGB").getcolors(1_000_000) or []) > 100
-
-
-def test_readme_figure_without_a_gallery_is_refused(folder: Path) -> None:
-    (folder / "gallery.json").unlink()
-    with pytest.raises(FovealError, match="no item with pictures"):
-        readme_figure(folder, folder / "x.png")
+    with pytest.raises(FovealError, match="no completion of dapo"):
+        readme_figure(item, arms, said={"dapo": ""}, start=0.4, below=0.5, out_png=out, source="")
 
 
 def test_run_page_has_metrics_and_escaped_completions(tmp_path: Path) -> None:
@@ -331,46 +332,45 @@ def test_a_broken_line_inside_a_file_is_named(tmp_path: Path) -> None:
         read_jsonl(tmp_path / "m.jsonl")
 
 
-def test_shortcut_line_is_fitted_to_the_base_alone() -> None:
-    def row(method: str, follow: float, right: float) -> dict[str, Any]:
-        return {"method": method, "seed": 0, "follow": follow, "accuracy_random": right}
-
-    rows = [row("cold_start", 0.0, 0.7), row("grpo", 0.5, 0.45), row("grpo", 1.0, 0.2), row("papo", 0.3, 0.9)]
-    assert fit_line(rows) == pytest.approx((0.7, -0.5))
-    assert fit_line(rows[:2]) is None
-
-
-def test_shortcut_pairs_share_seeds_and_the_start_stands_against_all(folder: Path) -> None:
-    rows = read_shortcut(folder)
-    own = {m: [r["follow"] for r in rows if r["method"] == m] for m in ("grpo", "papo")}
-    found = paired(rows, "grpo", "papo", "follow")
-    assert found is not None and found.count == 6
-    assert found.value == pytest.approx(sum(own["papo"]) / 6 - sum(own["grpo"]) / 6)
-    start = paired(rows, "cold_start", "grpo", "follow")
-    assert start is not None and start.value == pytest.approx(sum(own["grpo"]) / 6 - 0.18)
-    assert paired(rows, "grpo", "absent", "follow") is None
+def test_shortcut_page_shows_each_run_and_counts_what_fell(words_folder: Path) -> None:
+    found = Tags(page(words_folder))
+    assert "A word gives the answer away. Who still looks?" in found.text
+    assert "GRPO in 2 of 2 runs, CPPO in 1 of 2 runs, PAPO in 0 of 2 runs" in found.text
+    assert "These runs are examples" in found.text
+    for cell in ("2 of 2", "15.0 \u2013 20.0", "seed 1", "fell", "stands for", "follows the word"):
+        assert cell in found.text
+    assert {a["id"] for t, a in found.tags if t == "section"} == {"results", "curves", "gallery", "reproduce"}
+    assert "script" not in found.names and "left out here" not in found.text
 
 
-def test_shortcut_sentences_keep_the_control_apart_and_need_seeds(folder: Path) -> None:
-    rows = read_shortcut(folder)
-    said = sentences(rows)
-    assert said[0].startswith("GRPO learns the shortcut: with a random word it is ")
-    assert said[1].startswith(
-        "Trained without the shortcut (no shortcut), accuracy with a random word moves by +"
-    )
-    assert "PAPO (+" in said[2] and "KL to the start (+" in said[2] and "no shortcut" not in said[2]
-    few = [row for row in rows if row["seed"] in {None, 0, 1}]
-    assert (
-        sentences(few) == ["No method is shown to drift less than GRPO."] or "No drift" in sentences(few)[0]
-    )
+def test_shortcut_page_shows_hostile_text_as_text(words_folder: Path) -> None:
+    change(words_folder / "summary.json", lambda s: s["rows"].append({**s["rows"][1], "method": HOSTILE}))
+    change(words_folder / "gallery.json", lambda g: g[0].update(word=HOSTILE, question=HOSTILE))
+    found = Tags(page(words_folder))
+    assert "script" not in found.names and found.text.count("<script>alert(1)</script>") >= 3
 
 
-def test_shortcut_page_stands_alone_and_rows_are_checked(folder: Path) -> None:
-    found = Tags(write_shortcut_report(folder).read_text(encoding="utf-8"))
-    assert ("section", {"id": "shortcut"}) in found.tags and "sees no better at equal use" in found.text
-    change(folder / "shortcut.json", lambda s: s["rows"][2].pop("follow"))
+def test_shortcut_rows_need_their_measures(words_folder: Path) -> None:
+    change(words_folder / "summary.json", lambda s: s["rows"][2].pop("follow"))
     with pytest.raises(FovealError, match="row 2 has no number for follow"):
-        write_shortcut_report(folder)
-    (folder / "shortcut.json").unlink()
-    with pytest.raises(FovealError, match="has no rows"):
-        write_shortcut_report(folder)
+        page(words_folder)
+
+
+def test_a_run_fell_below_a_half_and_not_at_it() -> None:
+    assert fell({"accuracy_wrong": FELL_BELOW - 0.01}) and not fell({"accuracy_wrong": FELL_BELOW})
+
+
+def test_shortcut_sentences_give_exact_intervals_from_five_runs_on(words_folder: Path) -> None:
+    rows = read_shortcut(words_folder)
+    eight = [
+        {"method": "grpo", "seed": seed, "accuracy_wrong": 0.2 if seed else 0.9, "describes": 0.1}
+        for seed in range(8)
+    ]
+    assert "GRPO in 7 of 8 runs (47 to 100\N{NO-BREAK SPACE}%)" in sentences(eight)[
+        0
+    ] and "examples" not in " ".join(sentences(eight))
+    assert sentences(rows)[2] == (
+        "The runs that fell describe the picture in 5 to 10\N{NO-BREAK SPACE}% of their completions, "
+        "the others in 95\N{NO-BREAK SPACE}%."
+    )
+    assert sentences(rows[:1]) == [] and read_shortcut(words_folder / "nothing") == []

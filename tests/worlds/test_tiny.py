@@ -28,13 +28,22 @@ from foveal.worlds.coldstart import coldstart, world_tokenizer
 from foveal.worlds.coldstart_forward import continue_prompts, encode, imitation_loss, pad, read, see
 from foveal.worlds.coldstart_gate import failures, gate
 from foveal.worlds.coldstart_recipe import ColdStartSettings, Stage, recipe_of
-from foveal.worlds.tiny import SPECIALS, TinySettings, save_folder, tiny_config, tiny_model
+from foveal.worlds.coldstart_widen import widen, widened
+from foveal.worlds.tiny import (
+    SPECIALS,
+    TinySettings,
+    mrope_sections,
+    save_folder,
+    tiny_config,
+    tiny_model,
+)
 
 SHIPPED = Path(str(resources.files("foveal") / "assets" / "tiny"))
 SMALL = TinySettings(
     hidden=24, intermediate=32, layers=1, heads=2, kv_heads=1, vision_hidden=16, vision_intermediate=16,
-    vision_layers=1, vision_heads=2,
+    vision_layers=1, vision_heads=2, rope_theta=1000.0, mrope_section=None,
 )  # fmt: skip
+WIDER = widened(SMALL, heads_of=16)
 
 
 @pytest.fixture(scope="module")
@@ -169,8 +178,72 @@ def test_first_weights_depend_on_the_seed_alone(tokenizer: Qwen2Tokenizer) -> No
 
 
 def test_a_width_that_rotary_sections_cannot_split_is_refused(tokenizer: Qwen2Tokenizer) -> None:
-    with pytest.raises(FovealError, match="multiple of 6"):
-        tiny_config(tokenizer, settings=TinySettings(hidden=64))
+    sizes = [
+        {"hidden": 130, "mrope_section": None},
+        {"hidden": 16, "mrope_section": None},
+        {"hidden": 100, "mrope_section": None},
+        {"hidden": 96},
+    ]
+    for size in (TinySettings(**values) for values in sizes):
+        with pytest.raises(FovealError, match="an even width of at least 6"):
+            tiny_config(tokenizer, settings=size)
+
+
+@pytest.mark.parametrize(("width", "sections"), [(128, (16, 24, 24)), (32, (4, 6, 6)), (12, (2, 2, 2))])
+def test_rotary_sections_are_qwens_and_use_every_frequency(width: int, sections: tuple[int, ...]) -> None:
+    assert mrope_sections(width) == sections and sum(sections) == width // 2
+
+
+def test_the_shipped_sizes_are_the_narrow_ones_widened_to_heads_of_32() -> None:
+    for size in ("tiny", "small"):
+        recipe = recipe_of(size)
+        assert recipe.model == widened(recipe.narrow, heads_of=recipe.model.hidden // recipe.model.heads)
+        assert recipe.model.hidden // recipe.model.heads in (32, 64)
+        assert recipe.model.rope_theta == 10_000
+
+
+def some_logits(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer) -> torch.Tensor:
+    problems = [make_problem(family, split="train", seed=0, index=1) for family in ("counting", "panels")]
+    batch = pad(
+        [encode(p, tokenizer, completion=[(p.meta["chain_of_thought"], 1.0)]) for p in problems], pad_id=0
+    )
+    return model.lm_head(read(model, batch, vision=see(model, batch.pictures)))
+
+
+def test_widening_changes_no_logit_and_every_new_weight_learns(tokenizer: Qwen2Tokenizer) -> None:
+    narrow = tiny_model(tokenizer, seed=3, settings=SMALL)
+    rng = np.random.default_rng(0)
+    with torch.no_grad():
+        for weight in narrow.parameters():
+            weight.add_(torch.from_numpy(rng.normal(0, 0.1, tuple(weight.shape)).astype(np.float32)))
+    wide = widen(narrow, tokenizer, narrow=SMALL, wide=WIDER, seed=4)
+    assert wide.config.text_config.hidden_size == 32
+    torch.testing.assert_close(
+        some_logits(wide, tokenizer), some_logits(narrow, tokenizer), atol=1e-3, rtol=1e-4
+    )
+    before = {name: weight.detach().clone() for name, weight in wide.named_parameters()}
+    optimizer = torch.optim.AdamW(wide.parameters(), lr=1e-3, weight_decay=0.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        some_logits(wide, tokenizer).log_softmax(-1)[..., 3].sum().backward()
+        optimizer.step()
+    old = dict(narrow.named_parameters())
+    for name, weight in wide.named_parameters():
+        if old[name].shape != weight.shape and "embed_tokens" not in name and "k_proj.bias" not in name:
+            assert (weight != before[name]).float().mean() > 0.99, name
+
+
+def test_widening_to_other_sizes_is_refused(tokenizer: Qwen2Tokenizer) -> None:
+    narrow = tiny_model(tokenizer, seed=3, settings=SMALL)
+    with pytest.raises(FovealError, match="cannot be widened"):
+        widen(narrow, tokenizer, narrow=SMALL, wide=WIDER.model_copy(update={"layers": 2}), seed=0)
+
+
+def test_the_shipped_heads_are_of_a_width_that_engines_take() -> None:
+    for name in ("tiny", "tiny-text-prior"):
+        text = json.loads((SHIPPED.parent / name / "config.json").read_text())["text_config"]
+        assert text["hidden_size"] // text["num_attention_heads"] == 32
+        assert sum(file.stat().st_size for file in (SHIPPED.parent / name).iterdir()) < 5_000_000
 
 
 STEP = Stage(steps=2, learning_rate=1e-3, batch_size=2)
@@ -180,16 +253,18 @@ TWO_STEPS = ColdStartSettings(
     text=(STEP, STEP),
     dense=STEP,
     joint=STEP,
+    settle=STEP,
     prior=STEP,
     gate_problems=2,
-    model=SMALL,
+    narrow=SMALL,
+    model=WIDER,
 )
 
 
 def test_a_two_step_cold_start_writes_a_folder_that_transformers_opens(tmp_path: Path) -> None:
     lines: list[str] = []
     record = coldstart(tmp_path, seed=0, settings=TWO_STEPS, progress=lines.append)
-    assert {line.split()[0] for line in lines} >= {"text", "text2", "dense", "joint", "gate"}
+    assert {line.split()[0] for line in lines} >= {"text", "text2", "dense", "joint", "settle", "gate"}
     assert record == json.loads((tmp_path / "coldstart.json").read_text())
     assert AutoModelForImageTextToText.from_pretrained(tmp_path).dtype == torch.float32
     assert AutoTokenizer.from_pretrained(tmp_path).tokenize(" red circle") == ["Ġred", "Ġcircle"]

@@ -5,7 +5,7 @@ interval.
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -199,6 +199,39 @@ def over_seeds(values: ArrayLike, *, level: float = LEVEL) -> Estimate:
     return Estimate(
         value=float(x.mean()), low=float(x.mean()) - half, high=float(x.mean()) + half, count=int(x.size)
     )
+
+
+def exact_share(successes: int, trials: int, *, level: float = LEVEL) -> Estimate:
+    """Share of successes with the exact (Clopper-Pearson) interval: every share whose two-sided binomial test
+    does not reject what was seen.
+
+    >>> e = exact_share(0, 8)
+    >>> e.value, e.low, round(e.high, 4)
+    (0.0, 0.0, 0.3694)
+
+    Raises: FovealError for no trials or an impossible number of successes.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise FovealError(f"a share needs 0 <= successes <= trials and a trial, got {successes} of {trials}")
+    tail = (1 - level) / 2
+
+    def at_least(share: float, least: int) -> float:
+        return sum(
+            math.comb(trials, k) * share**k * (1 - share) ** (trials - k) for k in range(least, trials + 1)
+        )
+
+    low = _crossing(lambda p: at_least(p, successes), tail) if successes else 0.0
+    high = _crossing(lambda p: at_least(p, successes + 1), 1 - tail) if successes < trials else 1.0
+    return Estimate(value=successes / trials, low=low, high=high, count=trials)
+
+
+def _crossing(rising: Callable[[float], float], wanted: float) -> float:
+    """Where a function that rises from 0 to 1 on [0, 1] takes a value."""
+    low, high = 0.0, 1.0
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < wanted else (low, middle)
+    return (low + high) / 2
 
 
 def t_quantile(probability: float, degrees: int) -> float:

@@ -10,12 +10,23 @@ from foveal.jobs import folder
 from foveal.quickstart.job import StudyJob
 from foveal.spec import FovealError
 
-DEFAULT_OUT: Mapping[str, Path] = {"plain": Path("runs/quickstart"), "shortcut": Path("runs/shortcut")}
+DEFAULT_OUT: Mapping[str, Path] = {
+    "shortcut": Path("runs/quickstart"),
+    "plain": Path("runs/quickstart_plain"),
+}
 """Where each study goes when nothing is said."""
 
 STUDY = "study.json"
-SHORTCUT_COLUMNS = ("accuracy_random", "accuracy_wrong", "accuracy_right", "follow")
-"""Of a job of the shortcut study: accuracy by what the style word says, and how many follow a wrong one."""
+SHORTCUT_COLUMNS = (
+    "accuracy_wrong",
+    "accuracy_random",
+    "accuracy_right",
+    "follow",
+    "describes",
+    "accuracy_other_picture",
+    "perception_error_fraction",
+)
+"""What is measured in each job of the shortcut study; see `foveal.quickstart.words`."""
 
 
 def claim(out: Path, settings: Mapping[str, Any]) -> None:
@@ -40,15 +51,14 @@ def _words(settings: Mapping[str, Any]) -> str:
 
 def whole(job: StudyJob) -> bool:
     """Whether all results of a finished job are there and can be read."""
+    folder, name = Path(job.folder), job.name
     try:
         done = json.loads(job.done_file.read_text(encoding="utf-8"))
-        needed = SHORTCUT_COLUMNS if job.shortcut else ("kl_prcp_median", "cpu_seconds")
-        if any(name not in done for name in needed):
+        needed = SHORTCUT_COLUMNS if job.shortcut else ("kl_prcp_median",)
+        if any(name not in done for name in (*needed, "cpu_seconds")):
             return False
-        if not job.shortcut:
-            json.loads((Path(job.folder) / "looks" / f"{job.name}.json").read_text(encoding="utf-8"))
-            found = Evaluation.load(Path(job.folder) / "evaluations" / f"{job.name}.json")
-            return len(found.records) == job.problems
+        json.loads((folder / "looks" / f"{name}.json").read_text(encoding="utf-8"))
+        parts = [f"words/{name}-{mode}" for mode in job.modes] if job.shortcut else [f"evaluations/{name}"]
+        return all(len(Evaluation.load(folder / f"{part}.json").records) == job.problems for part in parts)
     except (OSError, ValueError, TypeError, FovealError):
         return False
-    return True

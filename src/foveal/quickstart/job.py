@@ -14,3 +14,7 @@ class StudyJob(Job):
 
     shortcut: bool = False
     """Evaluate with the style word random, wrong and right."""
+    modes: tuple[str, ...] = ("wrong", "random", "right")
+    """Which words a shortcut job is evaluated with."""
+    looks: bool = True
+    """Measure token by token what a shortcut job's completions owe to the picture, for the gallery."""

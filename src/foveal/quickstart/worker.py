@@ -9,13 +9,14 @@ from pathlib import Path
 
 from foveal.config import RunConfig, load
 from foveal.data.views import view_images
-from foveal.diagnosis.looking import looking, summarize
+from foveal.diagnosis.looking import HeatSummary, looking, summarize
 from foveal.evaluation.records import Evaluation
 from foveal.jobs.worker import first_problems, on_heldout, require_heldout, serve, step_seconds, train
 from foveal.keys import Key
+from foveal.policy.model import Policy
 from foveal.policy.processing import Processor
 from foveal.quickstart.job import StudyJob
-from foveal.rewards.boxed import last_boxed
+from foveal.quickstart.words import WORD_MODES, measure_words, word_problems
 from foveal.spec import FovealError
 from foveal.tables import shipped
 from foveal.train.assess import assess_policy
@@ -37,9 +38,6 @@ LOOKED_AT = 64
 LOOK_KEY: Key = ("quickstart", "look")
 """Randomness of the pictures that they are looked at with."""
 
-WORD_MODES = ("random", "wrong", "right")
-"""What the style word of a held-out question says of the answer, in the shortcut study."""
-
 
 def work(job: StudyJob, *, asked: threading.Event) -> None:
     """Everything of a job that is not yet there.
@@ -57,7 +55,6 @@ def _evaluate(job: StudyJob, config: RunConfig) -> dict[str, object]:
     """Held-out accuracy with right and other pictures, kinds of error, and what each token owes to the
     picture.
     """
-    results = Path(job.folder)
     problems = first_problems(config, job.problems)
     policy = policy_of(config)
     found = assess_policy(
@@ -71,14 +68,8 @@ def _evaluate(job: StudyJob, config: RunConfig) -> dict[str, object]:
         seed=job.seed,
         other_picture=True,
     )
-    found.save(results / "evaluations" / job.name)
-    perturbations = _looking_perturbations(config)
-    groups = _said(found, problems[:LOOKED_AT], policy.processor.tokenizer, policy.processor.end_ids[0])
-    heats = looking(policy, groups, perturbations=perturbations, key=LOOK_KEY)
-    looks = summarize(heats)
-    _save_pictures(results, problems[:LOOKED_AT], policy.processor, perturbations[REMOVED])
-    (results / "looks").mkdir(parents=True, exist_ok=True)
-    write_json(results / "looks" / f"{job.name}.json", {heat.problem_id: heat.tokens() for heat in heats})
+    found.save(Path(job.folder) / "evaluations" / job.name)
+    looks = _look(job, config, policy, found, problems[:LOOKED_AT])
     return {
         "kl_prcp_median": looks.kl_prcp_median,
         "kl_prcp_mean": looks.kl_prcp_mean,
@@ -87,35 +78,37 @@ def _evaluate(job: StudyJob, config: RunConfig) -> dict[str, object]:
 
 
 def _evaluate_words(job: StudyJob, config: RunConfig) -> dict[str, object]:
-    """Held-out accuracy with the style word random, wrong and right, and how many answers follow a wrong
-    word.
-    """
-    results = Path(job.folder)
+    """Held-out accuracy by what the style word says; the gallery shows problems with a wrong word."""
     policy = policy_of(config)
-    row: dict[str, object] = {}
-    for mode in WORD_MODES:
-        data = config.data.model_copy(update={"shortcut_word": mode})
-        problems = first_problems(config.model_copy(update={"data": data}), job.problems)
-        found = assess_policy(
-            policy,
-            config,
-            problems,
-            samples=0,
-            progress=None,
-            name=f"{job.name}-{mode}",
-            method=job.method,
-            seed=job.seed,
-            other_picture=False,
-        )
-        found.save(results / "words" / f"{job.name}-{mode}")
-        row[f"accuracy_{mode}"] = found.accuracy.value
-        if mode == "wrong":
-            follows = [
-                last_boxed(record.texts[0]) == problem.meta["shortcut"]["answer"]
-                for record, problem in zip(found.records, problems, strict=True)
-            ]
-            row["follow"] = sum(follows) / len(follows)
-    return row | {"cpu_seconds": step_seconds(job.run_folder, "time/cpu_s")}
+    folder = Path(job.folder) / "words"
+    row = measure_words(
+        policy,
+        config,
+        count=job.problems,
+        modes=[mode for mode in WORD_MODES if mode in job.modes],
+        name=job.name,
+        method=job.method,
+        seed=job.seed,
+        folder=folder,
+    )
+    if job.looks and "wrong" in job.modes:
+        problems = word_problems(config, "wrong", count=min(LOOKED_AT, job.problems))
+        _look(job, config, policy, Evaluation.load(folder / f"{job.name}-wrong"), problems)
+    return {**row, "cpu_seconds": step_seconds(job.run_folder, "time/cpu_s")}
+
+
+def _look(
+    job: StudyJob, config: RunConfig, policy: Policy, found: Evaluation, problems: Sequence[Problem]
+) -> HeatSummary:
+    """Write what each token of the completions owes to the picture, and the pictures they are shown with."""
+    results = Path(job.folder)
+    perturbations = _looking_perturbations(config)
+    groups = _said(found, problems, policy.processor.tokenizer, policy.processor.end_ids[0])
+    heats = looking(policy, groups, perturbations=perturbations, key=LOOK_KEY)
+    _save_pictures(results, problems, policy.processor, perturbations[REMOVED])
+    (results / "looks").mkdir(parents=True, exist_ok=True)
+    write_json(results / "looks" / f"{job.name}.json", {heat.problem_id: heat.tokens() for heat in heats})
+    return summarize(heats)
 
 
 def _looking_perturbations(config: RunConfig) -> dict[ViewName, Perturbation]:

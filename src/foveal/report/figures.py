@@ -34,6 +34,7 @@ _SPARE = ("#b03a66", "#8a6d1f", "#2b7fa8", "#5b8f2b", "#a0522d", "#555a8f")
 
 KIND_COLORS = {
     "correct": "#4aa97a",
+    "follows the word": "#b03a66",
     "perception": "#dc5b57",
     "reasoning": "#e7a93c",
     "calculation": "#9273c4",
@@ -113,15 +114,17 @@ def curve_figure(
     names: Mapping[str, str] | None = None,
     legend: bool = True,
     marks: Sequence[float] = (),
+    each: bool = False,
 ) -> Figure | None:
     """Mean over seeds of a metric against the step, with a band from the lowest to the highest seed.
 
     `colors` and `names` by method go before those of the methods that the library knows; `marks` are steps
-    with a line across. Each run is smoothed by a running mean over about a twentieth of its steps. None where
-    no run has the metric.
+    with a line across. With `each` there is a line for each run instead, for outcomes of two kinds. Each run
+    is smoothed by a running mean over about a twentieth of its steps. None where no run has the metric.
     """
     methods = list(curves)
-    lines = {m: _band([_series(rows, metric) for rows in curves[m].values()]) for m in methods}
+    runs = {m: [_series(rows, metric) for rows in curves[m].values()] for m in methods}
+    lines = {m: _band(own) for m, own in runs.items()}
     if all(line is None for line in lines.values()):
         return None
     with style():
@@ -133,6 +136,11 @@ def curve_figure(
             steps, middle, low, high = line
             tint = (colors or {}).get(method) or color(method, methods)
             name = (names or {}).get(method) or title(method)
+            if each:
+                for place, (own_steps, values) in enumerate(one for one in runs[method] if len(one[0])):
+                    shown = label(name) if place == 0 else "_"
+                    axes.plot(own_steps, values, color=tint, linewidth=1.3, alpha=0.85, label=shown)
+                continue
             axes.fill_between(steps, low, high, color=tint, alpha=0.16, linewidth=0)
             axes.plot(steps, middle, color=tint, linewidth=1.7, label=label(name))
         for step in marks:
@@ -178,42 +186,6 @@ def difference_figure(
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("difference, points")
         axes.set_title(caption)
-    return figure
-
-
-def scatter_figure(
-    rows: Sequence[Mapping[str, Any]], *, fit: tuple[float, float] | None, methods: Sequence[str]
-) -> Figure:
-    """Accuracy with a random word against the share of answers that follow the word, a dot a run."""
-    with style():
-        figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        if fit is not None:
-            x = np.array([0.0, max(row["follow"] for row in rows) * 1.03])
-            axes.plot(
-                100 * x,
-                100 * (fit[0] + fit[1] * x),
-                color=FAINT,
-                linewidth=1,
-                linestyle="--",
-                label="line of GRPO",
-            )
-        for place, method in enumerate(methods):
-            own = [row for row in rows if row["method"] == method]
-            marker = "X" if method == COLD_START else "osD^vPh*"[place % 8]
-            axes.plot(
-                [100 * row["follow"] for row in own],
-                [100 * row["accuracy_random"] for row in own],
-                marker,
-                color=color(method, methods),
-                markersize=9 if method == COLD_START else 6,
-                alpha=0.85,
-                label=label(title(method)),
-            )
-        axes.set_xlabel("answers that follow a wrong word, %")
-        axes.set_ylabel("right with a random word, %")
-        axes.set_title("How far each run drifted to the word")
-        axes.legend(fontsize=8)
     return figure
 
 

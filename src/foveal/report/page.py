@@ -25,7 +25,7 @@ from foveal.report.read import (
     read_results,
 )
 from foveal.report.render import Cell, inline, percent, plain, render, write
-from foveal.report.shortcut import shortcut_section
+from foveal.report.shortcut import read_shortcut, shortcut_values
 
 CURVES = (
     ("reward/mean", "Reward", False),
@@ -49,13 +49,16 @@ _SHARES = ("accuracy", "accuracy_other_picture", "perception_error_fraction", "f
 def write_report(folder: Path, *, out: Path | None = None) -> Path:
     """Write the page of a results folder to `out` (default `folder/report.html`); returns its path.
 
-    Reads `summary.json`, `evaluations/`, `comparisons.json`, `curves.json`, `gallery.json`, `shortcut.json`
-    and
-    `report_notes.json`; what is missing is left out and named on the page.
+    Reads `summary.json`, `evaluations/`, `comparisons.json`, `curves.json`, `gallery.json` and
+    `report_notes.json`; what is missing is left out and named on the page. A `summary.json` of the shortcut
+    study (see `foveal.report.shortcut`) has a page of its own.
     Raises: FovealError, where there is nothing to show or a file is broken.
     """
-    results = read_results(folder)
-    page = render("report.html.j2", **_values(results))
+    results, words = read_results(folder), read_shortcut(folder)
+    if words:
+        page = render("shortcut.html.j2", **shortcut_values(words, results), **_shared(results, each=True))
+    else:
+        page = render("report.html.j2", **_values(results))
     return write(out if out is not None else folder / "report.html", page)
 
 
@@ -63,23 +66,14 @@ def _values(results: Results) -> dict[str, Any]:
     pairs = [mapping(pair) for pair in listed(results.comparisons.get("pairs"))]
     kinds = _kinds(results)
     legend = ordered({kind for share in kinds.values() for kind in share})
-    scale = _scale(results.gallery)
-    drawn = [
-        inline(figures.curve_figure(results.curves, metric, caption=caption, percent=share), name=f"curve{i}")
-        for i, (metric, caption, share) in enumerate(CURVES)
-    ]
     values: dict[str, Any] = {
         "about": results.notes.get("config", ""),
         "headline": claims.headline(results.comparisons),
         "looks": claims.looks(results.comparisons),
-        "missing": results.missing,
         "table": _table(results),
         "table_caption": _table_caption(results),
         "differences": [_difference(pair) for pair in pairs],
         "differences_figure": _difference_figure(pairs),
-        "curves": [figure for figure in drawn if figure is not None],
-        "gallery": [_item(item, scale) for item in results.gallery],
-        "scale": {name: f"{cap:.1f}" for name, cap in scale.items()},
         "kinds": [(claims.title(method), _bar(share)) for method, share in kinds.items()],
         "kind_legend": [(kind, figures.KIND_COLORS.get(kind, figures.FAINT)) for kind in legend],
         "kind_table": [
@@ -88,13 +82,35 @@ def _values(results: Results) -> dict[str, Any]:
         ],
         "flows": [flow for pair in pairs if pair.get("a") == COLD_START and (flow := _flow(pair))],
         "groups": [part for part in (_groups(results, "family"), _groups(results, "grade")) if part],
-        "shortcut": shortcut_section(results.folder),
         "notes": results.notes,
+        **_shared(results),
     }
-    sections = ("differences", "curves", "gallery", "kinds", "groups", "shortcut")
+    sections = ("differences", "curves", "gallery", "kinds", "groups")
     names = {"curves": "Training", "kinds": "Errors", "groups": "By family"}
     shown = [(names.get(s, s.capitalize()), "errors" if s == "kinds" else s) for s in sections if values[s]]
     return {**values, "contents": [("Results", "results"), *shown, ("Reproduce", "reproduce")]}
+
+
+def _shared(results: Results, *, each: bool = False) -> dict[str, Any]:
+    """What the pages of both studies have: curves (a line for `each` run, or means) and examples."""
+    scale = _scale(results.gallery)
+    drawn = [
+        inline(
+            figures.curve_figure(results.curves, metric, caption=caption, percent=share, each=each),
+            name=f"curve{i}",
+        )
+        for i, (metric, caption, share) in enumerate(CURVES)
+    ]
+    curves = [figure for figure in drawn if figure is not None]
+    shown = [("Training", "curves")] if curves else []
+    shown += [("Examples", "gallery")] if results.gallery else []
+    return {
+        "missing": results.missing,
+        "curves": curves,
+        "gallery": [_item(item, scale) for item in results.gallery],
+        "scale": {name: f"{cap:.1f}" for name, cap in scale.items()},
+        "contents": [("Results", "results"), *shown, ("Reproduce", "reproduce")],
+    }
 
 
 def _table(results: Results) -> list[dict[str, Any]]:
@@ -196,6 +212,7 @@ def _item(item: GalleryItem, scale: Mapping[str, float]) -> dict[str, Any]:
         "problem_id": item.problem_id,
         "question": item.question,
         "answer": item.answer,
+        "word": item.word,
         "pictures": [_sources(pair) for pair in item.pictures],
         "before": None if item.before is None else _speech(item.before, scale),
         "after": [(claims.title(method), _speech(said, scale)) for method, said in item.after.items()],

@@ -70,6 +70,8 @@ class GalleryItem:
     problem_id: str
     question: str
     answer: str
+    word: str
+    """The answer that a style word of the question stands for; empty where there is none."""
     pictures: tuple[PicturePair, ...]
     before: Said | None
     after: Mapping[str, Said]
@@ -119,9 +121,10 @@ def read_results(folder: Path) -> Results:
     notes = read_json(folder / "report_notes.json")
     gallery = read_json(folder / "gallery.json")
     curves = read_json(folder / "curves.json")
+    words = mapping(summary).get("schema_version") == 2
     parts = {
         "summary.json": summary,
-        "evaluations/": evaluations or None,
+        "evaluations/": evaluations or ([] if words else None),
         "curves.json": curves,
         "gallery.json": gallery,
     }
@@ -131,7 +134,7 @@ def read_results(folder: Path) -> Results:
         evaluations=tuple(evaluations),
         comparisons=comparisons if isinstance(comparisons, dict) else {},
         curves=_curves(curves),
-        gallery=tuple(_gallery(item, folder) for item in listed(gallery)[:GALLERY_ITEMS]),
+        gallery=read_gallery(folder),
         notes={str(k): _plain(v) for k, v in mapping(notes).items()},
         missing=tuple(name for name, part in parts.items() if part is None),
     )
@@ -261,6 +264,15 @@ def _numbers(row: object) -> dict[str, float]:
     return {k: v for k, v in found.items() if v is not None}
 
 
+def read_gallery(folder: Path) -> tuple[GalleryItem, ...]:
+    """The items of a folder's `gallery.json`, empty where it has none.
+
+    Raises: FovealError, where it is not JSON.
+    """
+    found = listed(read_json(folder / "gallery.json"))
+    return tuple(_gallery(item, folder) for item in found[:GALLERY_ITEMS])
+
+
 def _gallery(item: object, folder: Path) -> GalleryItem:
     data = mapping(item)
     pairs = [mapping(p) for p in listed(data.get("pictures"))]
@@ -268,6 +280,7 @@ def _gallery(item: object, folder: Path) -> GalleryItem:
         problem_id=str(data.get("problem_id", "")),
         question=str(data.get("question", "")).replace("<image>", " ").strip(),
         answer=str(data.get("answer", "")),
+        word=str(data.get("word") or ""),
         pictures=tuple(
             PicturePair(clean=picture(folder, p.get("clean")), removed=picture(folder, p.get("removed")))
             for p in pairs

@@ -1,6 +1,6 @@
-"""One compact picture of a real result, for a README."""
+"""The README's picture of the shortcut study: a problem, what was said of it, and where each run ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +8,8 @@ import matplotlib.image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from foveal.evaluation.stats import Estimate
-from foveal.report import figures
-from foveal.report.claims import estimate, title
-from foveal.report.read import GalleryItem, Results, Said, listed, mapping, read_results
+from foveal.report import figures, word_figures
+from foveal.report.read import GalleryItem, Said
 from foveal.spec import FovealError
 
 DOTS_PER_INCH = 170
@@ -20,102 +18,66 @@ _FONT = 9.2  # points
 _LINES = 4  # lines of a completion that are drawn
 
 
-def readme_figure(folder: Path, out_png: Path) -> Path:
-    """Draw a problem, what was said before and after training, and the accuracy of each method.
+def readme_figure(
+    item: GalleryItem,
+    arms: Sequence[Mapping[str, Any]],
+    *,
+    said: Mapping[str, str],
+    start: float,
+    below: float,
+    out_png: Path,
+    source: str,
+) -> Path:
+    """Draw a problem with a wrong word, what was said of it, and the accuracy of each run.
 
-    The problem is the first of the gallery that was misseen before training and is right after it, else the
-    first.
-    Raises: FovealError, where the folder has no gallery with pictures, or no accuracy.
+    `said`: method -> heading, of the completions to show; `arms`, `start` and `below` as in
+    `foveal.report.word_figures.falls_axes`; `source` is kept in the picture's metadata, so that a test can
+    tell whether the picture is that of the results.
+    Raises: FovealError, where the item has no picture, or nothing was said by a method.
     """
-    results = read_results(folder)
-    item, method = _choose(results)
-    values = _accuracies(results)
-    if not values:
+    pictures = [pair.clean for pair in item.pictures if pair.clean is not None]
+    absent = [method for method in said if method not in item.after]
+    if not pictures or absent:
+        lacks = "picture" if not pictures else f"completion of {', '.join(absent)}"
         raise FovealError(
-            f"{folder / 'summary.json'} has no accuracy; the picture for a README shows one a method"
+            f"{item.problem_id or 'the example'} has no {lacks}; the README's picture needs one"
         )
     with figures.style():
         figure = Figure(figsize=_SIZE, layout=None)
-        _draw_pictures(figure, item)
-        others = [m for m in results.methods if m in item.after and m != method]
-        said = [("before training", item.before)]
-        said += [(f"after {title(m)}", item.after[m]) for m in (method, *others)]
-        _draw_said(figure, item, [(who, one) for who, one in said if one is not None])
-        axes = figure.add_axes((0.70, 0.13, 0.285, 0.72))
-        figures.accuracy_axes(axes, values, _intervals(results))
-        axes.set_title("Right on held-out problems, %")
-        out_png.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out_png, format="png", dpi=DOTS_PER_INCH, facecolor="white")
-    return out_png
-
-
-def _choose(results: Results) -> tuple[GalleryItem, str]:
-    shown = [item for item in results.gallery if item.before is not None and item.after and _file_pairs(item)]
-    if not shown:
-        raise FovealError(
-            f"{results.folder / 'gallery.json'} has no item with pictures and completions before and after; "
-            "the picture for a README needs one"
-        )
-    for wanted in ("papo", *results.methods):
-        for item in shown:
-            seen = item.before is not None and item.before.kind == "perception"
-            if wanted in item.after and seen and item.after[wanted].kind == "correct":
-                return item, wanted
-    return shown[0], "papo" if "papo" in shown[0].after else next(iter(shown[0].after))
-
-
-def _file_pairs(item: GalleryItem) -> list[tuple[Path, Path]]:
-    return [(p.clean, p.removed) for p in item.pictures if p.clean is not None and p.removed is not None]
-
-
-def _accuracies(results: Results) -> dict[str, list[float]]:
-    found: dict[str, list[float]] = {}
-    for row in results.rows:
-        if row.accuracy is not None:
-            found.setdefault(row.method, []).append(row.accuracy)
-    return {m: found[m] for m in results.methods if m in found}
-
-
-def _intervals(results: Results) -> dict[str, Estimate | None]:
-    found: dict[str, Estimate | None] = {}
-    for row in listed(results.comparisons.get("methods")):
-        quantity = mapping(mapping(row).get("accuracy"))
-        seeds = listed(quantity.get("per_seed"))
-        one = seeds[0] if seeds else None
-        found[str(mapping(row).get("method"))] = estimate(
-            quantity.get("two_level") if len(seeds) > 1 else one
-        )
-    return found
-
-
-def _draw_pictures(figure: Figure, item: GalleryItem) -> None:
-    clean, removed = _file_pairs(item)[0]
-    for place, (path, caption) in enumerate(((clean, "the picture"), (removed, "with information removed"))):
-        axes = figure.add_axes((0.012, 0.515 - 0.475 * place, 0.17, 0.41))
-        axes.imshow(matplotlib.image.imread(path), cmap="gray", interpolation="nearest")
+        axes = figure.add_axes((0.012, 0.40, 0.19, 0.46))
+        axes.imshow(matplotlib.image.imread(pictures[0]), cmap="gray", interpolation="nearest")
         axes.set_axis_off()
-        axes.text(0, 1.03, caption, transform=axes.transAxes, fontsize=_FONT, color=figures.FAINT)
+        note = f"right answer: {item.answer}\nthe word stands for: {item.word}"
+        axes.text(0, -0.05, note, transform=axes.transAxes, fontsize=_FONT, color=figures.FAINT, va="top")
+        _draw_said(figure, item, [(heading, item.after[method]) for method, heading in said.items()])
+        falls = figure.add_axes((0.725, 0.135, 0.215, 0.76))
+        word_figures.falls_axes(falls, arms, start=start, below=below)
+        out_png.parent.mkdir(parents=True, exist_ok=True)
+        kept = {"Source": source, "Software": None}
+        figure.savefig(out_png, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata=kept)
+    return out_png
 
 
 def _draw_said(figure: Figure, item: GalleryItem, said: Sequence[tuple[str, Said]]) -> None:
     """Question and completions, each token tinted by its kl_prcp."""
-    axes = figure.add_axes((0.205, 0.02, 0.455, 0.96))
+    width = 0.395
+    axes = figure.add_axes((0.222, 0.02, width, 0.96))
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_axis_off()
-    pen = _Pen(axes, width_inches=_SIZE[0] * 0.455, height_inches=_SIZE[1] * 0.96)
+    pen = _Pen(axes, width_inches=_SIZE[0] * width, height_inches=_SIZE[1] * 0.96)
     pen.write(item.question, weight="bold", lines=3)
-    for who, one in said:
+    for heading, one in said:
         if not pen.holds(_LINES):
             break
-        pen.skip(0.45)
-        pen.write(who, color=figures.FAINT, lines=1)
-        tint = figures.KIND_COLORS.get(one.kind, figures.FAINT)
+        pen.skip(0.6)
+        pen.write(heading, color=figures.FAINT, lines=1)
         if one.kind:
-            pen.badge(one.kind, after=len(who) + 2, tint=tint)
+            tint = figures.KIND_COLORS.get(one.kind, figures.FAINT)
+            pen.badge(one.kind, after=len(heading) + 2, tint=tint)
         pen.tokens([(token.text, token.kl_prcp) for token in one.tokens] or [(one.text, 0.0)])
-    pen.skip(0.5)
-    pen.write("orange: what hiding the picture would change (kl_prcp)", color=figures.FAINT, lines=1)
+    pen.skip(0.6)
+    pen.write("orange: what hiding the picture would change (kl_prcp)", color=figures.FAINT, lines=2)
 
 
 class _Pen:

@@ -6,6 +6,7 @@ Imitation alone plateaus at this size, so the parts are learnt one after another
 2. `dense`: the vision tower alone learns, with temporary heads on every visual token, what stands in the
    token's cell.
 3. `joint`: everything, on pictures, listing and reasoning together.
+4. `settle`: the same for the model with wider heads (`foveal.worlds.coldstart_widen`).
 
 The pictures are clear. Reinforcement learning then meets them noisier and behind a haze that the model has
 never seen (`rl_noise`, `rl_haze`). The haze is what it is left to learn: mistakes of perception, all in one
@@ -23,7 +24,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ from foveal.worlds.coldstart_lessons import (
     without_marks,
 )
 from foveal.worlds.coldstart_recipe import ColdStartSettings, Stage
+from foveal.worlds.coldstart_widen import widen
 from foveal.worlds.problems import FAMILIES, make_problem
 from foveal.worlds.text import corpus
 from foveal.worlds.tiny import PAD, TinySettings, save_folder, tiny_model, token_id, train_tokenizer
@@ -83,10 +85,12 @@ def coldstart(
             train_prior(model, tokenizer, seed=seed, recipe=recipe, say=say)
         else:
             tokenizer = world_tokenizer()
-            model = tiny_model(tokenizer, seed=seed, settings=recipe.model)
+            model = tiny_model(tokenizer, seed=seed, settings=recipe.narrow)
             train_text(model, tokenizer, seed=seed, recipe=recipe, say=say)
             train_dense(model, seed=seed, recipe=recipe, say=say)
             train_joint(model, tokenizer, seed=seed, recipe=recipe, say=say)
+            model = widen(model, tokenizer, narrow=recipe.narrow, wide=recipe.model, seed=seed)
+            train_joint(model, tokenizer, seed=seed, recipe=recipe, say=say, stage="settle")
         save_folder(model, tokenizer, out)
         trained = time.process_time() - started
         record = {
@@ -183,7 +187,7 @@ def train_dense(
     problems = {
         name: [_problem(name, seed, i, recipe.noise) for i in range(recipe.problems)] for name in names
     }
-    width = recipe.model.hidden
+    width = recipe.narrow.hidden
     heads = nn.ModuleList(nn.Linear(width, size) for size in (len(COLOURS) + 1, len(SHAPES) + 1, CELLS_MOST))
     for head in heads.parameters():
         nn.init.zeros_(head)
@@ -217,6 +221,7 @@ def train_joint(
     seed: int,
     recipe: ColdStartSettings,
     say: Progress,
+    stage: Literal["joint", "settle"] = "joint",
 ) -> None:
     """Teach the whole model to look, list and reason."""
     examples = {
@@ -226,7 +231,9 @@ def train_joint(
         ]
         for name in recipe.families
     }
-    _imitate("joint", recipe.joint, model, tokenizer, examples, list(model.parameters()), seed, recipe, say)
+    rounds = {"joint": recipe.joint, "settle": recipe.settle}
+    weights = list(model.parameters())
+    _imitate(stage, rounds[stage], model, tokenizer, examples, weights, seed, recipe, say)
 
 
 def train_prior(

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from foveal.spec import Config
+from foveal.worlds.coldstart_widen import widened
 from foveal.worlds.tiny import TinySettings
 
 Size = Literal["tiny", "small"]
@@ -37,11 +38,16 @@ class ColdStartSettings(Config):
     """Rounds; each starts the learning rate anew."""
     dense: Stage = Stage(steps=150, learning_rate=2e-3, batch_size=32)
     joint: Stage = Stage(steps=1400, learning_rate=1.5e-3, batch_size=32)
+    settle: Stage = Stage(steps=200, learning_rate=1e-3, batch_size=32)
+    """The widened model, on everything."""
     prior: Stage = Stage(steps=300, learning_rate=1e-3, batch_size=32)
     listing_weight: float = Field(default=0.02, ge=0)
     """Weight of listing tokens while there are no pictures to read them from."""
     warmup_steps: int = Field(default=40, ge=0)
+    narrow: TinySettings = TinySettings(hidden=96, rope_theta=1000.0, mrope_section=None)
+    """Sizes while the parts are learnt; its heads are 24 wide."""
     model: TinySettings = TinySettings()
+    """Sizes of the finished model, into which `narrow` is widened."""
     rl_haze: float = Field(default=0.55, ge=0, lt=1)
     """Haze of reinforcement learning and of the held-out mix that is measured at the end."""
     rl_noise: float = Field(default=4.0, ge=0)
@@ -55,7 +61,7 @@ class ColdStartSettings(Config):
 
 
 def recipe_of(size: Size, *, text_prior: bool = False) -> ColdStartSettings:
-    """The recipe of a size: "tiny" is the shipped folder's; "small" is twice as wide, about 2.7 million
+    """The recipe of a size: "tiny" is the shipped folder's; "small" is twice as wide, about 3.5 million
     parameters, for what depends on a model's size.
 
     Steps of a wider model are smaller (0.6 of the learning rates), and so are its first weights (by the root
@@ -64,15 +70,23 @@ def recipe_of(size: Size, *, text_prior: bool = False) -> ColdStartSettings:
     tiny = ColdStartSettings(text_prior=text_prior)
     if size == "tiny":
         return tiny
-    width = TinySettings(
-        hidden=192, intermediate=512, vision_hidden=128, vision_intermediate=384, initializer_range=0.035
+    narrow = tiny.narrow.model_copy(
+        update={
+            "hidden": 192,
+            "intermediate": 512,
+            "vision_hidden": 128,
+            "vision_intermediate": 384,
+            "initializer_range": 0.035,
+        }
     )
     return tiny.model_copy(
         update={
-            "model": width,
+            "narrow": narrow,
+            "model": widened(narrow, heads_of=64),
             "text": tuple(_slower(stage) for stage in tiny.text),
             "dense": _slower(tiny.dense),
             "joint": _slower(tiny.joint),
+            "settle": _slower(tiny.settle),
             "prior": _slower(tiny.prior),
         }
     )

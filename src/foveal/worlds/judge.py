@@ -70,6 +70,25 @@ def _mistake(problem: Problem, question: Question, reading: Reading) -> Kind:
     return "reasoning" if reading.arithmetic else "calculation"
 
 
+def describes(problem: Problem, text: str) -> bool:
+    """Whether a completion describes what is in the picture: it names at least one object that is there, in
+    its place. "I see none" describes no picture with an object in it; of a picture without one, a
+    completion has to say so cell by cell.
+
+    Raises: WorldError for a problem of no world.
+    """
+    question, family = question_of(problem), family_of(problem.meta["family"])
+    scene = problem.meta["scene"]
+    reading = family.read(scene, question, text)
+    right = {name: count for name, (count, _) in reading.attributes.items()}
+    objects = sum(
+        said for _, said in family.read(scene, question, family.think(scene, question)).attributes.values()
+    )
+    if objects == 0:
+        return reading.stated is not None and not any(said for _, said in reading.attributes.values())
+    return right.get("position", sum(right.values())) > 0
+
+
 def boxed_answer(text: str) -> str | None:
     """What stands in the last box, braces inside included; None without a closed box that holds something."""
     start = text.rfind("\\boxed")

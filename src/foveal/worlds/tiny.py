@@ -77,21 +77,24 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class TinySettings(Config):
-    """Sizes of the tiny model; the default has about 0.7 million parameters."""
+    """Sizes of the tiny model; the default has about 1 million parameters."""
 
-    hidden: int = 96
+    hidden: int = 128
     """Width of the text model."""
     intermediate: int = 256
     layers: int = 4
     heads: int = 4
+    """Of width 32, the smallest that inference engines accept."""
     kv_heads: int = 2
     vision_hidden: int = 64
     """Width of the vision tower."""
     vision_intermediate: int = 192
     vision_layers: int = 2
     vision_heads: int = 4
-    rope_theta: float = 1000.0
+    rope_theta: float = 10_000.0
     """Sequences are short: the usual 1e6 would leave most frequencies unused."""
+    mrope_section: tuple[int, int, int] | None = (4, 4, 8)
+    """Rotary frequencies of time, height and width; None takes Qwen's shares (`mrope_sections`)."""
     initializer_range: float = 0.05
     """Standard deviation of the first weights; with the usual 0.02 this width stays blind to shape."""
     patch_initializer_range: float = 0.02
@@ -143,18 +146,34 @@ def token_id(tokenizer: Qwen2Tokenizer, token: str) -> int:
     return cast(int, tokenizer.convert_tokens_to_ids(token))
 
 
+def mrope_sections(width: int) -> tuple[int, int, int]:
+    """How many rotary frequencies of a head turn with time, height and width of a picture.
+
+    Qwen2.5-VL gives time about a quarter and splits the rest evenly.
+
+    >>> mrope_sections(128), mrope_sections(32)
+    ((16, 24, 24), (4, 6, 6))
+    """
+    half = width // 2
+    time = half // 4
+    time += (half - time) % 2
+    side = (half - time) // 2
+    return time, side, side
+
+
 def tiny_config(tokenizer: Qwen2Tokenizer, *, settings: TinySettings | None = None) -> Qwen2_5_VLConfig:
     """The Qwen2.5-VL configuration for this tokenizer and these sizes.
 
-    Raises: FovealError when the head width does not split into the three rotary sections.
+    Raises: FovealError when the head width does not split into three rotary sections.
     """
     size = settings or TinySettings()
-    half, rest = divmod(size.hidden // size.heads, 2)
-    if rest or size.hidden % size.heads or half % 3:
+    width, rest = divmod(size.hidden, size.heads)
+    sections = size.mrope_section or mrope_sections(width)
+    if rest or width % 2 or min(sections) < 1 or sum(sections) != width // 2:
         raise FovealError(
-            f"hidden = {size.hidden} with heads = {size.heads} gives heads of {size.hidden / size.heads:g}; "
-            "expected a multiple of 6, because the rotary positions have three equal sections; change hidden "
-            "or heads"
+            f"hidden = {size.hidden} with heads = {size.heads} gives heads of {size.hidden / size.heads:g} "
+            f"and mrope_section = {sections}; expected an even width of at least 6 whose half is the sum of "
+            "the three rotary sections; change hidden, heads or mrope_section"
         )
     ids = {name: token_id(tokenizer, name) for name in SPECIALS}
     ends = {"bos_token_id": ids[PAD], "eos_token_id": ids[END], "pad_token_id": ids[PAD]}
@@ -173,7 +192,7 @@ def tiny_config(tokenizer: Qwen2Tokenizer, *, settings: TinySettings | None = No
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": size.rope_theta,
-                "mrope_section": [half // 3] * 3,
+                "mrope_section": list(sections),
             },
             **ends,
         },
