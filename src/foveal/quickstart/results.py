@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from foveal.console import Console
 from rich.table import Table
 
 from foveal.evaluation.compare import COLD_START
