@@ -10,8 +10,7 @@ from PIL import features
 
 from foveal.data import pictures
 from foveal.data.errors import DataError
-from foveal.data.formats import FORMATS
-from foveal.data.pictures import Limits, Stored, decode, size
+from foveal.data.pictures import FORMATS, Limits, Stored, decode, size
 
 LIMITS = Limits(max_pixels=1 << 20)
 BUILT = [name for name in FORMATS if name != "AVIF" or features.check("avif")]

@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,13 +18,30 @@ from PIL import ImageOps
 from PIL.Image import Image
 
 from foveal.data.errors import DataError, nearest
-from foveal.data.formats import expected_of, formats
 
 MAX_ASPECT = 200
 """Longest side over shortest; the picture processors of the Qwen-VL family refuse more."""
 
 BOMB_PIXELS = 1 << 28
 """Never decoded, whatever the limit: such a picture takes 800 MB as RGB."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+"""Kinds of pictures that are opened, by what is in the file. Pillow knows forty more, some of which start
+other programs (EPS runs Ghostscript) or are seldom tested against hostile files."""
+
+_REFUSED_STARTS = {
+    b"%!PS": "EPS",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"%PDF": "PDF",
+    b"8BPS": "PSD",
+    b"DDS ": "DDS",
+    b"\xd7\xcd\xc6\x9a": "WMF",
+    b"\x00\x00\x00\x0cjP": "JPEG 2000",
+    b"\xffO\xffQ": "JPEG 2000",
+    b"<svg": "SVG",
+    b"<?xml": "SVG or other XML",
+}
+"""How files of kinds that people do store begin, to name them in the refusal."""
 
 _OPENING = threading.Lock()
 """Filters of warnings are the process's: threads that load pictures set them one at a time."""
@@ -144,7 +162,7 @@ def _open(picture: Stored) -> Image:
             warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
             content = picture.content
             return PIL.Image.open(
-                io.BytesIO(content) if isinstance(content, bytes) else content, formats=formats()
+                io.BytesIO(content) if isinstance(content, bytes) else content, formats=_formats()
             )
     except FileNotFoundError:
         raise DataError(f"{picture.where}: there is no such file{_near_file(picture.content)}") from None
@@ -154,8 +172,33 @@ def _open(picture: Stored) -> Image:
         ) from None
     except _BROKEN as error:
         raise DataError(
-            f"{picture.where}: not a picture that can be read: {_reason(error)}{expected_of(picture.content)}"
+            f"{picture.where}: not a picture that can be read: {_reason(error)}{_kind_of(picture.content)}; "
+            f"expected one of {', '.join(FORMATS)}; convert the file or remove the row"
         ) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The allowed kinds that this Pillow was built with; it raises for others."""
+    PIL.Image.init()
+    return tuple(name for name in FORMATS if name in PIL.Image.OPEN)
+
+
+def _kind_of(content: bytes | Path) -> str:
+    """The name of a kind that is not opened on purpose."""
+    try:
+        start = content[:16] if isinstance(content, bytes) else _start_of(content)
+    except OSError:
+        return ""
+    for beginning, name in _REFUSED_STARTS.items():
+        if start.startswith(beginning):
+            return f" (it is {name}, which is not opened)"
+    return ""
+
+
+def _start_of(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(16)
 
 
 def _reason(error: Exception) -> str:
