@@ -17,6 +17,7 @@ from PIL import Image
 
 from foveal.rewards import pool
 from foveal.rewards.grading import Grader, GradingError
+from foveal.rewards.mathruler import Mathruler
 from foveal.rewards.rules import Boxed, Choice, Format
 from foveal.spec import ConfigError, build_component
 from foveal.types import Completion, Group, Problem, Reward
@@ -51,6 +52,10 @@ class Stranger(Reward):
             return float(len(problem.images))
         return float(text == problem.answer)
 """
+
+
+SLOW = "(x+y+1)**60*(x-y+2)**50"
+"""A product that sympy expands for more than 20 seconds."""
 
 
 def problem(answer: str, *, images: tuple[Image.Image, ...] = (), name: str = "p") -> Problem:
@@ -91,11 +96,12 @@ def test_a_value_of_none_counts_zero_and_stays_none() -> None:
 
 
 def test_a_slow_comparison_ends_at_the_limit_and_others_are_still_graded() -> None:
-    with Grader([Boxed()], cpu_limit_s=1.0) as grader:
+    with Grader([Mathruler()], cpu_limit_s=1.0) as grader:
         group = grader.grade(
-            problem("2"), completions("\\boxed{(x+y+z+w+1)^{60}}", "\\boxed{\\sqrt{4}}", "\\boxed{\\sqrt{5}}")
+            problem("x+1"),
+            completions(f"\\boxed{{{SLOW}}}", "\\boxed{x+\\sqrt{1}}", "\\boxed{x+\\sqrt{2}}"),
         )
-    assert group.breakdown["boxed"] == (None, 1.0, 0.0)
+    assert group.breakdown["mathruler"] == (None, 1.0, 0.0)
     assert (grader.timeouts, grader.failures) == (1, 0)
 
 
@@ -148,7 +154,7 @@ def test_crashes_and_wrong_values_are_counted_and_told_once(
 
 
 def test_an_idle_worker_that_was_killed_is_replaced() -> None:
-    with Grader([Boxed()]) as grader:
+    with Grader([Mathruler()]) as grader:
         grader.grade(problem("x+1"), completions("\\boxed{1+x}"))
         (worker,) = grader._pool._idle
         os.kill(worker.process.pid, signal.SIGKILL)
@@ -267,17 +273,17 @@ SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
 from foveal.rewards.grading import Grader
-from foveal.rewards.rules import Boxed
+from foveal.rewards.mathruler import Mathruler
 from foveal.types import Completion, Problem
-grader = Grader([Boxed()], cpu_limit_s=60.0)
+grader = Grader([Mathruler()], cpu_limit_s=60.0)
 p = Problem(id="p", question="q", images=(), answer="x+1")
 c = lambda t: [Completion(token_ids=(1,), sampled_logprobs=(0.0,), text=t, finish="stop")]
 grader.grade(p, c("\\\\boxed{1+x}"))
 print(grader._pool._idle[0].process.pid, flush=True)
 try:
-    grader.grade(p, c("\\\\boxed{(x+y+z+w+1)^{60}}"))
+    grader.grade(p, c("\\\\boxed{(x+y+1)**60*(x-y+2)**50}"))
 except KeyboardInterrupt:
-    print("interrupted", grader.grade(p, c("\\\\boxed{\\\\frac{2x+2}{2}}")).rewards, flush=True)
+    print("interrupted", grader.grade(p, c("\\\\boxed{x+\\\\sqrt{1}}")).rewards, flush=True)
 """
 
 
