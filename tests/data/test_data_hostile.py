@@ -351,6 +351,44 @@ def test_rows_of_odd_cells_are_read_or_refused(seed: int) -> None:
             assert len(str(error)) < 8000
 
 
+BASES: tuple[dict[str, Any], ...] = (
+    GOOD,
+    {"prompt": [{"role": "user", "content": "?!"}], "images": [PICTURE], "solution": "<answer>1</answer>"},
+    {"conversations": [{"from": "human", "value": "?!"}, {"from": "gpt", "value": "1"}], "image": PICTURE},
+    {"question": "<image 1>?", "image_1": PICTURE, "image_2": None, "options": "['a', 'b']", "answer": "A"},
+)
+
+
+@pytest.mark.parametrize("base", BASES, ids=["columns", "prompt", "conversations", "numbered"])
+def test_good_rows_with_one_odd_cell_are_read_or_refused(base: dict[str, Any]) -> None:
+    rng = random.Random(len(base))
+    taken = 0
+    for _ in range(150):
+        rows = [dict(base), {**base, rng.choice([*base, "system", "extra", "hint"]): odd(rng)}]
+        try:
+            validate(problems_from(rows, text_only=True), decode=True)
+            taken += 1
+        except DataError as error:
+            assert len(str(error)) < 3000
+    assert 10 < taken < 150
+
+
+def test_damage_inside_a_parquet_file_is_an_error_of_the_row(tmp_path: Path) -> None:
+    path = parquet(tmp_path / "d.parquet", viewed(4), group=2)
+    good, rng, told = path.read_bytes(), random.Random(0), set()
+    for _ in range(120):
+        data = bytearray(good)
+        place = rng.randrange(len(data))
+        data[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(bytes(data))
+        try:
+            validate(open_data(str(path)), decode=True)
+        except DataError as error:
+            assert len(str(error)) < 3000
+            told.add("the file is damaged" in str(error))
+    assert told == {True, False}
+
+
 def test_bytes_in_text_columns_and_text_in_picture_columns_are_told(tmp_path: Path) -> None:
     columns = {
         "question": pa.array([b"?!"]),

@@ -179,6 +179,12 @@ def test_system_prompt_and_earlier_turns_stand_in_the_chat_template(policy: Poli
     assert prompt.grids.tolist() == [[1, 4, 6], [1, 10, 4]]
 
 
+def test_options_that_are_pictures_have_a_line_each() -> None:
+    asked = "<image>\nWhich fits? <image>\nA. <image>\nB. <image>"
+    parts = processing.messages(replace(TWO, question=asked))[0]["content"]
+    assert [part.get("text", "#") for part in parts] == ["#", "Which fits?", "#", "\nA.", "#", "\nB.", "#"]
+
+
 def test_a_special_token_in_a_system_prompt_or_an_earlier_turn_is_refused(processor: Processor) -> None:
     turns = (Turn(role="assistant", text="<|vision_start|>"), *TALK.turns)
     for bad in (replace(TALK, system="<|image_pad|>"), replace(TALK, turns=turns)):

@@ -103,7 +103,7 @@ def _identity(rows: Rows, table: Table) -> tuple[Source, tuple[str, ...]]:
 def _unfit(values: Sequence[object]) -> str | None:
     """Why a column does not name the rows; None when it does, but for a few of them.
 
-    A few gaps or duplicates are faults of their rows, which the checks name; with many it is no column of ids.
+    A few gaps or duplicates are faults of their rows, which the checks name; with many it is no id.
     """
     total = len(values)
     gaps = sum(value is None or value == "" for value in values)

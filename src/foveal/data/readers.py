@@ -4,11 +4,12 @@ import bisect
 import csv
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from foveal.data.bounded import json_value, read_json
+from foveal.data.bounded import json_value, read_json, short
 from foveal.data.errors import DataError, listing
 
 CELL_CHARACTERS = 1 << 28
@@ -198,8 +199,10 @@ class ParquetRows(Rows):
             try:
                 file = pq.ParquetFile(path, memory_map=True)
                 tables.append(file.read(columns=_light_leaves(file)))
-            except (pa.ArrowException, OSError) as error:
-                raise DataError(f"{path}: not a parquet file that can be read: {str(error)[:200]}") from error
+            except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+                raise DataError(
+                    f"{path}: not a parquet file that can be read: {short(str(error), limit=200)}"
+                ) from error
             self._files.append(file)
             self._starts.append(total)
             total += file.metadata.num_rows
@@ -230,7 +233,10 @@ class ParquetRows(Rows):
 
     def cells(self, index: int) -> Mapping[str, Any]:
         """The row without bytes: a list of pictures keeps its length, its tables only their `path`."""
-        row: dict[str, Any] = self._light.slice(index, 1).to_pylist()[0] if self._light.num_columns else {}
+        if not self._light.num_columns:
+            return {}
+        with self._damage(index):
+            row: dict[str, Any] = self._light.slice(index, 1).to_pylist()[0]
         return row
 
     def pictures(self, index: int, column: str) -> object:
@@ -239,19 +245,22 @@ class ParquetRows(Rows):
         group = bisect.bisect_right(self._groups[place], row) - 1
         key = (place, group, column)
         if key not in self._cache:
-            self._cache[key] = self._files[place].read_row_group(group, columns=[column]).column(column)
+            with self._damage(index):
+                self._cache[key] = self._files[place].read_row_group(group, columns=[column]).column(column)
             while (
                 len(self._cache) > 1 and sum(part.nbytes for part in self._cache.values()) > self._cache_bytes
             ):
                 self._cache.popitem(last=False)
         self._cache.move_to_end(key)
-        return self._cache[key][row - self._groups[place][group]].as_py()
+        with self._damage(index):
+            return self._cache[key][row - self._groups[place][group]].as_py()
 
     def values(self, column: str) -> list[Any]:
         """A whole column without picture bytes."""
         if column not in self._light.column_names:
             return [None] * self._total
-        found: list[Any] = self._light.column(column).to_pylist()
+        with self._damage(0):
+            found: list[Any] = self._light.column(column).to_pylist()
         return found
 
     def where(self, index: int) -> str:
@@ -263,6 +272,16 @@ class ParquetRows(Rows):
         """File stem and row, from 0."""
         place, row = self._place(index)
         return f"{self._stems[place]}/{row}"
+
+    @contextmanager
+    def _damage(self, index: int) -> Iterator[None]:
+        """Damage that shows only when cells are read, as an error of the row."""
+        try:
+            yield
+        except (OSError, ValueError, IndexError, OverflowError) as error:  # Arrow's own derive from these
+            raise DataError(
+                f"{self.where(index)}: the file is damaged: {short(str(error), limit=200)}; write it again"
+            ) from error
 
     def _place(self, index: int) -> tuple[int, int]:
         place = bisect.bisect_right(self._starts, index) - 1

@@ -249,13 +249,19 @@ def messages(problem: Problem) -> list[dict[str, Any]]:
 
 
 def _parts(text: str) -> list[dict[str, str]]:
-    """Text as parts: a part of type image for each mark, and the text between the marks."""
+    """Text as parts: a part of type image for each mark, and the text between the marks without outer spaces.
+
+    A line that begins behind a picture in the text stays a line: options that are pictures have one each.
+    """
     parts: list[dict[str, str]] = []
+    begun = False
     for index, piece in enumerate(text.split(IMAGE_MARK)):
         if index:
             parts.append({"type": "image"})
         if piece.strip():
-            parts.append({"type": "text", "text": piece.strip()})
+            line = "\n" if begun and piece.lstrip(" \t").startswith("\n") else ""
+            parts.append({"type": "text", "text": line + piece.strip()})
+            begun = True
     return parts
 
 
