@@ -1,5 +1,6 @@
 """Every row that cannot be used is found at once, counted by kind and named."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_planted_faults_of_every_kind_are_all_found_in_one_pass(tmp_path: Path) 
     path, kinds = planted(tmp_path)
     found = found_in(path)
     assert {row.row: row.kind for row in found.bad} == kinds
-    assert set(kinds.values()) == set(KINDS) - {"id", "row"}
+    assert set(kinds.values()) == set(KINDS) - {"id", "row", "text"}
     assert found.rows == found.looked == 30
     for row in found.bad:
         assert row.where == f"rows.jsonl line {row.row + 1}" and row.where in row.reason
@@ -82,6 +83,34 @@ def test_header_alone_does_not_find_a_picture_that_breaks_off(tmp_path: Path) ->
     path, kinds = planted(tmp_path)
     missed = set(kinds) - {row.row for row in found_in(path, decode=False).bad}
     assert missed == {11}  # cut.jpg
+
+
+def test_broken_lines_are_bad_rows_like_others(tmp_path: Path) -> None:
+    good = [json.dumps(good_row(tmp_path, n)) for n in range(4)]
+    path = tmp_path / "d.jsonl"
+    broken = [b'{"id": ', b"[1, 2]", b'{"question": "\xff\xfe"}', b"null"]
+    whole = [line.encode() for line in good]
+    path.write_bytes(
+        b"\n".join([whole[0], broken[0], whole[1], broken[1], whole[2], *broken[2:], whole[3], b""])
+    )
+    found = found_in(path)
+    assert [(row.where, row.kind, row.id) for row in found.bad] == [
+        (f"d.jsonl line {line}", "text", None) for line in (2, 4, 6, 7)
+    ]
+    assert found.rows == 8 and "broken JSON" in found.bad[0].reason and "not UTF-8" in found.bad[2].reason
+    problems = open_data(str(path))
+    assert problems[2].id == "p1"
+    with pytest.raises(DataError, match="line 2: broken JSON"):
+        problems[1]
+
+
+def test_broken_lines_of_csv_are_bad_rows(tmp_path: Path) -> None:
+    good_row(tmp_path, 0)
+    path = tmp_path / "d.csv"
+    path.write_text(
+        "id,question,image,answer\na,one?,0.jpg,1\nb,two?,0.jpg\nc,three,four?,0.jpg,1\nd,x?,0.jpg,2\n"
+    )
+    assert [(row.row, row.kind) for row in found_in(path).bad] == [(1, "text"), (2, "text")]
 
 
 def test_ids_that_are_no_text_are_a_kind_of_their_own(tmp_path: Path) -> None:

@@ -215,6 +215,9 @@ class FileProblems(Sequence[Problem]):
         return stored(cell, folder=self._rows.folder, where=self._rows.where(place))
 
     def _cells(self, place: int) -> Mapping[str, Any]:
+        fault = self._rows.faults.get(place)
+        if fault is not None:
+            raise DataError(str(fault), kind=fault.kind)
         with self._reading:
             return self._rows.cells(place)
 

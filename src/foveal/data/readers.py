@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveal.data.errors import DataError
+from foveal.data.errors import DataError, of_kind
 
 CACHE_BYTES = 2 << 30
 """Picture columns of row groups kept in memory; a shuffled pass over more reads row groups again."""
@@ -21,6 +21,8 @@ class Rows(ABC):
     columns: tuple[str, ...]
     folder: Path | None
     """Where relative picture paths start."""
+    faults: Mapping[int, DataError] = {}
+    """Rows whose text cannot be read, and why; they have no cells."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -45,12 +47,26 @@ class Rows(ABC):
 class RecordRows(Rows):
     """Rows already in memory: of JSONL, JSON or CSV."""
 
-    def __init__(self, path: Path, records: Sequence[tuple[int, Mapping[str, Any]]], *, unit: str) -> None:
-        """`records` with the number by which `unit` ("line", "row") a person finds each in the file."""
+    def __init__(
+        self,
+        path: Path,
+        records: Sequence[tuple[int, Mapping[str, Any] | DataError]],
+        *,
+        unit: str,
+    ) -> None:
+        """`records` with the number by which `unit` ("line", "row") a person finds each in the file; an error
+        in place of one that cannot be read.
+
+        Raises: DataError, when there is none, or none that can be read.
+        """
+        self.faults = {n: record for n, (_, record) in enumerate(records) if isinstance(record, DataError)}
+        if records and len(self.faults) == len(records):
+            raise self.faults[0]
         if not records:
             raise DataError(f"{path} is empty; expected one row a problem")
-        self._records, self._unit, self._path = records, unit, path
-        self.columns = tuple(dict.fromkeys(str(key) for _, record in records for key in record))
+        self._records = [(n, {} if isinstance(record, DataError) else record) for n, record in records]
+        self._unit, self._path = unit, path
+        self.columns = tuple(dict.fromkeys(str(key) for _, record in self._records for key in record))
         self.folder = path.parent
 
     def __len__(self) -> int:
@@ -70,27 +86,33 @@ class RecordRows(Rows):
 
 
 def jsonl_rows(path: Path) -> RecordRows:
-    """JSONL: an object a line, blank lines skipped. Raises: DataError naming the line."""
-    records = []
+    """JSONL: an object a line, blank lines skipped. Raises: DataError, when no line can be read."""
+    records: list[tuple[int, Mapping[str, Any] | DataError]] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                record = json.loads(line.decode("utf-8-sig"))
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path.name} line {number}: not UTF-8 text ({error.reason}); save it as UTF-8"
-                ) from None
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path.name} line {number}: broken JSON: {error.msg} at column {error.colno}; "
-                    "write one complete object a line"
-                ) from None
-            if not isinstance(record, dict):
-                raise DataError(f"{path.name} line {number}: expected an object, got {type(record).__name__}")
-            records.append((number, record))
+                records.append((number, _object(line, where=f"{path.name} line {number}")))
+            except DataError as error:
+                records.append((number, error))
     return RecordRows(path, records, unit="line")
+
+
+@of_kind("text")
+def _object(line: bytes, *, where: str) -> Mapping[str, Any]:
+    """The object of a line. Raises: DataError."""
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: broken JSON: {error.msg} at column {error.colno}; write one complete object a line"
+        ) from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected an object, got {type(record).__name__}")
+    return record
 
 
 def json_rows(path: Path) -> RecordRows:
@@ -105,17 +127,23 @@ def json_rows(path: Path) -> RecordRows:
 
 
 def csv_rows(path: Path) -> RecordRows:
-    """CSV with a header; a cell that begins with `[` is a JSON list. Raises: DataError naming the line."""
-    records: list[tuple[int, Mapping[str, Any]]] = []
+    """CSV with a header; a cell that begins with `[` is a JSON list.
+
+    Raises: DataError, when no line can be read, or nothing behind one.
+    """
+    records: list[tuple[int, Mapping[str, Any] | DataError]] = []
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, restkey="")
         try:
             for record in reader:
                 if "" in record or None in record.values():
-                    raise DataError(
+                    fault = DataError(
                         f"{path.name} line {reader.line_num}: expected {len(reader.fieldnames or ())} cells; "
-                        "quote cells that contain commas"
+                        "quote cells that contain commas",
+                        kind="text",
                     )
+                    records.append((reader.line_num, fault))
+                    continue
                 records.append((reader.line_num, {key: _csv_cell(text) for key, text in record.items()}))
         except (csv.Error, UnicodeDecodeError) as error:
             raise DataError(f"{path.name} line {reader.line_num}: broken CSV: {error}") from error
