@@ -5,9 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from data_files import jsonl, parquet, viewed
+from data_files import IMAGE, jsonl, parquet, png, viewed
 from foveal.data.bad_rows import KINDS, SHOWN, BadRow, counts, described
 from foveal.data.checks import Findings, Looked, Plan, look, spread, validate
 from foveal.data.errors import DataError
@@ -102,6 +104,39 @@ def test_broken_lines_are_bad_rows_like_others(tmp_path: Path) -> None:
     assert problems[2].id == "p1"
     with pytest.raises(DataError, match="line 2: broken JSON"):
         problems[1]
+
+
+def as_text(cells: list[bytes]) -> pa.Array:
+    """A column of text whose bytes nobody has checked."""
+    return pa.Array.from_buffers(pa.string(), len(cells), pa.array(cells, pa.binary()).buffers())
+
+
+def test_text_of_parquet_that_is_no_utf8_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    picture = {"bytes": png("red"), "path": None}
+    columns = {
+        "id": ["a", "b", "c", "d"],
+        "question": as_text([b"good?", b"bad \xff", b"fine?", b"fine?"]),
+        "answer": as_text([b"1", b"2", b"\xfe", b"4"]),
+        "image": pa.array([picture] * 4, IMAGE),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    found = found_in(tmp_path / "d.parquet")
+    assert [(row.row, row.kind) for row in found.bad] == [(1, "question"), (2, "answer")]
+    assert "question should be text, got bytes" in found.bad[0].reason
+
+
+def test_path_of_a_picture_that_is_no_utf8_is_a_bad_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png("red"))
+    columns = {
+        "id": ["a", "b"],
+        "question": ["one?", "two?"],
+        "answer": ["1", "2"],
+        "image": pa.StructArray.from_arrays(
+            [pa.array([None, None], pa.binary()), as_text([b"a.png", b"\xff.png"])], ["bytes", "path"]
+        ),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    assert [(row.row, row.kind) for row in found_in(tmp_path / "d.parquet").bad] == [(1, "picture")]
 
 
 def test_broken_lines_of_csv_are_bad_rows(tmp_path: Path) -> None:

@@ -244,8 +244,8 @@ class _FileRows:
         if place not in self._plan.opened:
             return ()
         decoded, limits = place in self._plan.decoded, self._problems.limits
-        stored = self._problems.pictures(place)
         try:
+            stored = self._problems.pictures(place)
             with of_kind("picture"):
                 return tuple(examine(one, limits, verdicts, decoded=decoded) for one in stored)
         except DataError:

@@ -201,8 +201,7 @@ class ParquetRows(Rows):
 
     def cells(self, index: int) -> Mapping[str, Any]:
         """The row without bytes: a list of pictures keeps its length, its tables only their `path`."""
-        row: dict[str, Any] = self._light.slice(index, 1).to_pylist()[0] if self._light.num_columns else {}
-        return row
+        return plain_cells(self._light.slice(index, 1))
 
     def pictures(self, index: int, column: str) -> object:
         """The whole cell, from the row group that holds it."""
@@ -231,6 +230,27 @@ class ParquetRows(Rows):
     def _place(self, index: int) -> tuple[int, int]:
         place = bisect.bisect_right(self._starts, index) - 1
         return place, index - self._starts[place]
+
+
+def plain_cells(row: Any) -> dict[str, Any]:
+    """The cells of an Arrow table of one row; text that is no UTF-8 stays bytes, which no field takes."""
+    try:
+        found: dict[str, Any] = row.to_pylist()[0] if row.num_columns else {}
+    except UnicodeDecodeError:
+        return {name: _cell(row.column(name)) for name in row.column_names}
+    return found
+
+
+def _cell(column: Any) -> object:
+    import pyarrow as pa
+
+    try:
+        return column[0].as_py()
+    except UnicodeDecodeError:
+        try:
+            return column.cast(pa.binary())[0].as_py()
+        except pa.ArrowException:  # text inside a list or table
+            return b""
 
 
 def _light_leaves(file: Any) -> list[str]:
