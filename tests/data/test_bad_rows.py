@@ -100,7 +100,7 @@ def test_broken_lines_are_bad_rows_like_others(tmp_path: Path) -> None:
         (f"d.jsonl line {line}", "text", None) for line in (2, 4, 6, 7)
     ]
     assert found.rows == 8 and "broken JSON" in found.bad[0].reason and "not UTF-8" in found.bad[2].reason
-    problems = open_data(str(path))
+    problems = open_data(str(path), id_column="id")
     assert problems[2].id == "p1"
     with pytest.raises(DataError, match="line 2: broken JSON"):
         problems[1]

@@ -77,7 +77,8 @@ class Findings:
 
 def worker_count() -> int:
     """Threads for pictures: the cores this process may use, up to MOST_WORKERS."""
-    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, allowed))
 
 
 def spread(count: int, total: int) -> set[int]:
