@@ -1,12 +1,15 @@
 """Every row that cannot be used is found at once, counted by kind and named."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from data_files import jsonl, parquet, viewed
+from data_files import IMAGE, jsonl, parquet, png, viewed
 from foveal.data.bad_rows import KINDS, SHOWN, BadRow, counts, described
 from foveal.data.checks import Findings, Looked, Plan, look, spread, validate
 from foveal.data.errors import DataError
@@ -43,7 +46,7 @@ def test_planted_faults_of_every_kind_are_all_found_in_one_pass(tmp_path: Path) 
     path, kinds = planted(tmp_path)
     found = found_in(path)
     assert {row.row: row.kind for row in found.bad} == kinds
-    assert set(kinds.values()) == set(KINDS) - {"id", "row"}
+    assert set(kinds.values()) == set(KINDS) - {"id", "row", "text"}
     assert found.rows == found.looked == 30
     for row in found.bad:
         assert row.where == f"rows.jsonl line {row.row + 1}" and row.where in row.reason
@@ -82,6 +85,67 @@ def test_header_alone_does_not_find_a_picture_that_breaks_off(tmp_path: Path) ->
     path, kinds = planted(tmp_path)
     missed = set(kinds) - {row.row for row in found_in(path, decode=False).bad}
     assert missed == {11}  # cut.jpg
+
+
+def test_broken_lines_are_bad_rows_like_others(tmp_path: Path) -> None:
+    good = [json.dumps(good_row(tmp_path, n)) for n in range(4)]
+    path = tmp_path / "d.jsonl"
+    broken = [b'{"id": ', b"[1, 2]", b'{"question": "\xff\xfe"}', b"null"]
+    whole = [line.encode() for line in good]
+    path.write_bytes(
+        b"\n".join([whole[0], broken[0], whole[1], broken[1], whole[2], *broken[2:], whole[3], b""])
+    )
+    found = found_in(path)
+    assert [(row.where, row.kind, row.id) for row in found.bad] == [
+        (f"d.jsonl line {line}", "text", None) for line in (2, 4, 6, 7)
+    ]
+    assert found.rows == 8 and "broken JSON" in found.bad[0].reason and "not UTF-8" in found.bad[2].reason
+    problems = open_data(str(path), id_column="id")
+    assert problems[2].id == "p1"
+    with pytest.raises(DataError, match="line 2: broken JSON"):
+        problems[1]
+
+
+def as_text(cells: list[bytes]) -> pa.Array:
+    """A column of text whose bytes nobody has checked."""
+    return pa.Array.from_buffers(pa.string(), len(cells), pa.array(cells, pa.binary()).buffers())
+
+
+def test_text_of_parquet_that_is_no_utf8_is_a_fault_of_its_row(tmp_path: Path) -> None:
+    picture = {"bytes": png("red"), "path": None}
+    columns = {
+        "id": ["a", "b", "c", "d"],
+        "question": as_text([b"good?", b"bad \xff", b"fine?", b"fine?"]),
+        "answer": as_text([b"1", b"2", b"\xfe", b"4"]),
+        "image": pa.array([picture] * 4, IMAGE),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    found = found_in(tmp_path / "d.parquet")
+    assert [(row.row, row.kind) for row in found.bad] == [(1, "question"), (2, "answer")]
+    assert "question should be text, got bytes" in found.bad[0].reason
+
+
+def test_path_of_a_picture_that_is_no_utf8_is_a_bad_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(png("red"))
+    columns = {
+        "id": ["a", "b"],
+        "question": ["one?", "two?"],
+        "answer": ["1", "2"],
+        "image": pa.StructArray.from_arrays(
+            [pa.array([None, None], pa.binary()), as_text([b"a.png", b"\xff.png"])], ["bytes", "path"]
+        ),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "d.parquet")
+    assert [(row.row, row.kind) for row in found_in(tmp_path / "d.parquet").bad] == [(1, "picture")]
+
+
+def test_broken_lines_of_csv_are_bad_rows(tmp_path: Path) -> None:
+    good_row(tmp_path, 0)
+    path = tmp_path / "d.csv"
+    path.write_text(
+        "id,question,image,answer\na,one?,0.jpg,1\nb,two?,0.jpg\nc,three,four?,0.jpg,1\nd,x?,0.jpg,2\n"
+    )
+    assert [(row.row, row.kind) for row in found_in(path).bad] == [(1, "text"), (2, "text")]
 
 
 def test_ids_that_are_no_text_are_a_kind_of_their_own(tmp_path: Path) -> None:

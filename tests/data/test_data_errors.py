@@ -184,15 +184,14 @@ def test_bad_rows_are_named_with_their_field(tmp_path: Path, row: Mapping[str, A
 
 def test_broken_lines_are_named_by_number(tmp_path: Path) -> None:
     path = tmp_path / "d.jsonl"
-    path.write_bytes(b'\n{"a": 1}\n{"a": \n')
-    with pytest.raises(DataError, match=r"d\.jsonl line 3: broken JSON: .* at column"):
-        open_data(str(path))
-    path.write_bytes(b'{"a": 1}\n[1]\n')
-    with pytest.raises(DataError, match=r"line 2: expected an object, got list"):
-        open_data(str(path))
-    path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
-    with pytest.raises(DataError, match=r"line 2: not UTF-8"):
-        open_data(str(path))
+    for lines, part in (
+        (b'\n{"a": \n', r"d\.jsonl line 2: broken JSON: .* at column"),
+        (b"[1]\n", r"line 1: expected an object, got list"),
+        (b'{"a": "\xff"}\n', r"line 1: not UTF-8"),
+    ):
+        path.write_bytes(lines)
+        with pytest.raises(DataError, match=part):
+            open_data(str(path))
     (tmp_path / "d.csv").write_text("question,answer,image\na,b\n")
     with pytest.raises(DataError, match=r"d\.csv line 2: expected 3 cells"):
         open_data(str(tmp_path / "d.csv"))

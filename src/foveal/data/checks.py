@@ -77,7 +77,8 @@ class Findings:
 
 def worker_count() -> int:
     """Threads for pictures: the cores this process may use, up to MOST_WORKERS."""
-    return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1))
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, allowed))
 
 
 def spread(count: int, total: int) -> set[int]:
@@ -244,8 +245,8 @@ class _FileRows:
         if place not in self._plan.opened:
             return ()
         decoded, limits = place in self._plan.decoded, self._problems.limits
-        stored = self._problems.pictures(place)
         try:
+            stored = self._problems.pictures(place)
             with of_kind("picture"):
                 return tuple(examine(one, limits, verdicts, decoded=decoded) for one in stored)
         except DataError:

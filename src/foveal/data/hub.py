@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.data.errors import DataError, listing, nearest
-from foveal.data.readers import Rows
+from foveal.data.readers import Rows, plain_cells
 
 
 class DatasetRows(Rows):
@@ -31,8 +31,7 @@ class DatasetRows(Rows):
 
     def cells(self, index: int) -> Mapping[str, Any]:
         """The row without its picture columns."""
-        row: dict[str, Any] = self._light[index].to_pylist()[0] if self._light is not None else {}
-        return row
+        return plain_cells(self._light[index]) if self._light is not None else {}
 
     def pictures(self, index: int, column: str) -> object:
         """The whole cell, undecoded."""

@@ -198,6 +198,9 @@ class FileProblems(Sequence[Problem]):
         return place
 
     def _cells(self, place: int) -> Mapping[str, Any]:
+        fault = self._rows.faults.get(place)
+        if fault is not None:
+            raise DataError(str(fault), kind=fault.kind)
         with self._reading:
             cells = self._rows.cells(place)
             if self._whole:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.data.bounded import json_value, read_json, short
-from foveal.data.errors import DataError, listing
+from foveal.data.errors import DataError, listing, of_kind
 
 CELL_CHARACTERS = 1 << 28
 """Most characters of a cell of CSV: pictures in base64 have millions."""
@@ -31,6 +31,9 @@ class Rows(ABC):
     """Columns of class numbers (ClassLabel of `datasets`), and the names of the classes."""
     heavy: frozenset[str] = frozenset()
     """Columns that hold bytes, which `cells` leaves out: the whole column, or the bytes inside its tables."""
+
+    faults: Mapping[int, DataError] = {}
+    """Rows whose text cannot be read, and why; they have no cells."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -59,12 +62,26 @@ class Rows(ABC):
 class RecordRows(Rows):
     """Rows already in memory: of JSONL, JSON or CSV."""
 
-    def __init__(self, path: Path, records: Sequence[tuple[int, Mapping[str, Any]]], *, unit: str) -> None:
-        """`records` with the number by which `unit` ("line", "row") a person finds each in the file."""
+    def __init__(
+        self,
+        path: Path,
+        records: Sequence[tuple[int, Mapping[str, Any] | DataError]],
+        *,
+        unit: str,
+    ) -> None:
+        """`records` with the number by which `unit` ("line", "row") a person finds each in the file; an error
+        in place of one that cannot be read.
+
+        Raises: DataError, when there is none, or none that can be read.
+        """
+        self.faults = {n: record for n, (_, record) in enumerate(records) if isinstance(record, DataError)}
+        if records and len(self.faults) == len(records):
+            raise self.faults[0]
         if not records:
             raise DataError(f"{path} is empty; expected one row per problem")
-        self._records, self._unit, self._path = records, unit, path
-        self.columns = tuple(dict.fromkeys(str(key) for _, record in records for key in record))
+        self._records = [(n, {} if isinstance(record, DataError) else record) for n, record in records]
+        self._unit, self._path = unit, path
+        self.columns = tuple(dict.fromkeys(str(key) for _, record in self._records for key in record))
         self.folder = path.parent
 
     def __len__(self) -> int:
@@ -84,26 +101,31 @@ class RecordRows(Rows):
 
 
 def jsonl_rows(path: Path) -> RecordRows:
-    """JSONL: an object per line, blank lines skipped. Raises: DataError naming the line."""
-    records = []
+    """JSONL: an object per line, blank lines skipped. Raises: DataError, when no line can be read."""
+    records: list[tuple[int, Mapping[str, Any] | DataError]] = []
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
-                record = read_json(line.decode("utf-8-sig").strip())
-            except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path.name} line {number}: not UTF-8 text ({error.reason}); save it as UTF-8"
-                ) from None
+                records.append((number, _object(line, where=f"{path.name} line {number}")))
             except DataError as error:
-                raise DataError(
-                    f"{path.name} line {number}: {error}; write one complete object per line"
-                ) from None
-            if not isinstance(record, dict):
-                raise DataError(f"{path.name} line {number}: expected an object, got {type(record).__name__}")
-            records.append((number, record))
+                records.append((number, error))
     return RecordRows(path, records, unit="line")
+
+
+@of_kind("text")
+def _object(line: bytes, *, where: str) -> Mapping[str, Any]:
+    """The object of a line. Raises: DataError."""
+    try:
+        record = read_json(line.decode("utf-8-sig").strip())
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text ({error.reason}); save it as UTF-8") from None
+    except DataError as error:
+        raise DataError(f"{where}: {error}; write one complete object per line") from None
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected an object, got {type(record).__name__}")
+    return record
 
 
 def json_rows(path: Path) -> RecordRows:
@@ -154,8 +176,11 @@ def _is_table(part: object) -> bool:
 
 
 def csv_rows(path: Path) -> RecordRows:
-    """CSV or TSV with a header; cells that begin with `[` or `{` are JSON. Raises: DataError naming lines."""
-    records: list[tuple[int, Mapping[str, Any]]] = []
+    """CSV or TSV with a header; cells that begin with `[` or `{` are JSON.
+
+    Raises: DataError, when no line can be read, or nothing behind one.
+    """
+    records: list[tuple[int, Mapping[str, Any] | DataError]] = []
     before = csv.field_size_limit(CELL_CHARACTERS)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -165,10 +190,13 @@ def csv_rows(path: Path) -> RecordRows:
             try:
                 for record in reader:
                     if "" in record or None in record.values():
-                        raise DataError(
+                        fault = DataError(
                             f"{path.name} line {reader.line_num}: expected {len(reader.fieldnames or ())} "
-                            "cells; quote cells that contain commas"
+                            "cells; quote cells that contain commas",
+                            kind="text",
                         )
+                        records.append((reader.line_num, fault))
+                        continue
                     cells = {key: _csv_cell(text) for key, text in record.items()}
                     records.append((reader.line_num, cells))
             except (csv.Error, UnicodeDecodeError) as error:
@@ -236,8 +264,7 @@ class ParquetRows(Rows):
         if not self._light.num_columns:
             return {}
         with self._damage(index):
-            row: dict[str, Any] = self._light.slice(index, 1).to_pylist()[0]
-        return row
+            return plain_cells(self._light.slice(index, 1))
 
     def pictures(self, index: int, column: str) -> object:
         """The whole cell, from the row group that holds it."""
@@ -286,6 +313,27 @@ class ParquetRows(Rows):
     def _place(self, index: int) -> tuple[int, int]:
         place = bisect.bisect_right(self._starts, index) - 1
         return place, index - self._starts[place]
+
+
+def plain_cells(row: Any) -> dict[str, Any]:
+    """The cells of an Arrow table of one row; text that is no UTF-8 stays bytes, which no field takes."""
+    try:
+        found: dict[str, Any] = row.to_pylist()[0] if row.num_columns else {}
+    except UnicodeDecodeError:
+        return {name: _cell(row.column(name)) for name in row.column_names}
+    return found
+
+
+def _cell(column: Any) -> object:
+    import pyarrow as pa
+
+    try:
+        return column[0].as_py()
+    except UnicodeDecodeError:
+        try:
+            return column.cast(pa.binary())[0].as_py()
+        except pa.ArrowException:  # text inside a list or table
+            return b""
 
 
 def _light_leaves(file: Any) -> list[str]:
