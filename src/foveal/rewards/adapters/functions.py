@@ -16,7 +16,7 @@ from foveal.rewards.adapters.signatures import Function as AnyFunction
 from foveal.rewards.adapters.signatures import Row, Signature, grade, in_batches, recognise
 from foveal.rewards.base import Declared, Handed, Threaded, Value
 from foveal.rewards.tasks import Task
-from foveal.spec import ConfigError, absolute_path, build_component, explain, load_object
+from foveal.spec import Component, ConfigError, absolute_path, build_component, explain, load_object
 from foveal.types import Completion, Problem, Reward
 
 CALL = "foveal.rewards.adapters.calls:FunctionCall"
@@ -197,7 +197,7 @@ def build_reward(value: object) -> Reward:
     kind = table.get("type") if isinstance(table, Mapping) else None
     if isinstance(kind, str) and ":" in kind and isinstance(table, Mapping):
         found = load_object(kind, kind="reward")
-        if not (isinstance(found, type) and issubclass(found, Reward)) and callable(found):
+        if callable(found) and not (isinstance(found, type) and issubclass(found, Component)):
             try:
                 return Function.model_validate(dict(table))
             except ValidationError as error:
