@@ -37,6 +37,8 @@ PRESERVED: ViewName = "preserved"
 
 Span = tuple[int, int]
 """A part of a text: its first character, and the one behind its last."""
+Finished = Callable[[int, tuple["Completion", ...]], None]
+"""Told the place of a problem and its completions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -364,9 +366,6 @@ class Sampling:
     """As `hold_tokens`: keep the products of linear layers on completions."""
 
 
-Finished = Callable[[int, tuple[Completion, ...]], None]
-
-
 class RolloutEngine(Protocol):
     """Draws completions; the local sampler and servers look the same from outside."""
 
@@ -380,9 +379,7 @@ class RolloutEngine(Protocol):
         finished: "Finished | None" = None,
     ) -> list[tuple[Completion, ...]]:
         """`group_size` completions of each problem, in order. Noise is keyed by (*key, problem id,
-        completion, position). `finished` may be told the place of a problem and its completions, once these
-        are there, while others are still drawn.
-        """
+        completion, position). `finished` may be told a problem's place and completions before the end."""
         ...
 
     def load_weights(self, weights: Mapping[str, Tensor], *, version: int) -> None:

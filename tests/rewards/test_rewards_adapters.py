@@ -1,11 +1,13 @@
 """Plain functions as rewards: each library's signature, in workers and in this process."""
 
+import asyncio
 import os
 import subprocess
 import sys
 import threading
 import tomllib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +16,7 @@ from PIL import Image
 
 from foveal.config import RunConfig, dump, load
 from foveal.rewards.adapters import Function, Python, build_reward, provided, reward_from
+from foveal.rewards.adapters.functions import Waiting
 from foveal.rewards.adapters.signatures import Signature
 from foveal.rewards.grading import Grader
 from foveal.rewards.rules import Boxed
@@ -265,12 +268,68 @@ def test_a_function_in_this_process_that_hangs_is_given_up_and_the_next_one_goes
         return 1.0
 
     with (
-        Grader([reward_from(mine)], QUICK, wall_limit_s=0.2) as grader,
+        Grader([reward_from(mine, concurrency=2)], QUICK, wall_limit_s=0.2) as grader,
         pytest.warns(RuntimeWarning, match="SystemExit"),
     ):
         group = grader.grade(problem(), completions("hang", "a", "leave", "b"))
     hold.set()
     assert group.breakdown["mine"] == (None, 1.0, None, 1.0) and (grader.timeouts, grader.failures) == (1, 1)
+
+
+def test_a_function_of_a_notebook_is_called_in_the_main_thread_in_the_order_of_the_groups() -> None:
+    """There functions that set alarms work, such as math-verify's parser."""
+    seen: list[str] = []
+
+    def mine(problem: Problem, text: str) -> float:
+        assert threading.current_thread() is threading.main_thread()
+        seen.append(problem.id + text)
+        if text == "fail" and seen.count(problem.id + text) < 3:
+            raise OSError("not yet")
+        if text == "leave":
+            raise SystemExit(0)
+        return 1.0
+
+    with Grader([reward_from(mine)], GradingConfig(retries=2, backoff_s=0.001)) as grader:
+        grading = grader.begin()
+        for place in (2, 0, 1):
+            grading.submit(place, replace(problem(), id=str(place)), completions("a", "fail"))
+        groups = grading.finish()
+        with pytest.warns(RuntimeWarning, match="SystemExit: 0"):
+            assert grader.grade(problem(), completions("leave")).excluded.keys() == {0}
+    assert [group.problem.id for group in groups] == ["0", "1", "2"]
+    assert seen[:6] == ["0a", "0fail", "1a", "1fail", "2a", "2fail"] and seen.count("1fail") == 3
+    assert all(group.rewards == (1.0, 1.0) for group in groups)
+
+
+def test_a_function_of_a_file_that_waits_is_called_in_threads(folder: Path) -> None:
+    reward = build_reward({"type": "their_file.py:pid", "concurrency": 4})
+    assert isinstance(reward, Waiting)
+    with Grader([reward], QUICK) as grader:
+        assert grader.grade(problem(), completions("7", "8")).rewards == (os.getpid(), os.getpid())
+        assert not grader._pool._idle
+    assert build_reward(reward.model_dump()) == reward
+
+
+def test_an_asynchronous_function_is_waited_for() -> None:
+    async def mine(completions: list[str], answer: list[str], **columns: Any) -> list[float]:
+        await asyncio.sleep(0.001)
+        return [float(text == gold) for text, gold in zip(completions, answer, strict=True)]
+
+    async def one(problem: Problem, text: str) -> float:
+        return 2.0
+
+    with Grader([reward_from(mine, concurrency=2), reward_from(one)], QUICK) as grader:
+        group = grader.grade(problem(), completions("7", "8"))
+    assert group.breakdown == {"mine": (1.0, 0.0), "one": (2.0, 2.0)}
+
+
+def test_a_name_that_a_metric_has_is_not_taken() -> None:
+    def accuracy(problem: Problem, text: str) -> float:
+        return 1.0
+
+    assert Grader([reward_from(accuracy)]).names == ("accuracy_reward",)
+    with pytest.raises(ValueError, match="should match pattern"):
+        reward_from(accuracy, name="../up")
 
 
 def test_who_says_what_is_correct() -> None:

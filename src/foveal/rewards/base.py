@@ -10,6 +10,9 @@ from foveal.types import Completion, Problem, Reward
 
 Value = float | None
 
+NAME = r"^[\w.-]*$"
+"""What a name in metrics and of files may be."""
+
 
 class Declared(Reward):
     """A reward whose configuration says whether it judges answers."""
@@ -22,6 +25,11 @@ class Declared(Reward):
     gold: str = "<think>The answer is {answer}.</think>\\boxed{{answer}}"
     """How a completion that is right reads, with {answer} for the true answer: by this the true answers are
     graded at a run's start."""
+
+    @property
+    def short_name(self) -> str:
+        """Its name in metrics; empty where that of its type serves."""
+        return getattr(self, "name", "")
 
     def in_batches(self) -> bool:
         """Whether it grades the completions of a group in one call."""
@@ -52,6 +60,10 @@ class Threaded(Declared):
     """Whether its calls end by a limit of their own; others are given up at `grading.wall_limit_s`."""
     costs: ClassVar[bool] = False
     """Whether calls cost money: such a reward is not asked about the true answers at a run's start."""
+
+    def runs_here(self) -> bool:
+        """Whether it is called in the main thread, one call after the other, once sampling is over."""
+        return False
 
     def ask(self, problem: Problem, completions: Sequence[Completion]) -> Value | list[Value]:
         """The value of a completion, or those of a group where it grades in batches; may be called by several

@@ -16,7 +16,7 @@ SHOWN = 5
 LONGEST = 80
 """Letters of a true answer that are shown."""
 
-BUDGET_S = 120.0
+BUDGET_S = 30.0
 """Seconds for all; true answers that are not graded by then do not count as checked."""
 
 GOLD = Declared.model_fields["gold"].default
@@ -48,6 +48,8 @@ class GoldReport:
     own: bool
     """All are this library's: each is sure to know how a right completion reads."""
     checked: int
+    late: int
+    """True answers that there was no time for."""
     bad: tuple[BadGold, ...]
 
     @property
@@ -62,10 +64,15 @@ class GoldReport:
 
     def lines(self) -> list[str]:
         """What to tell: nothing where all are right."""
-        if not self.bad:
-            return []
         asked = ", ".join(self.rewards)
-        found = [
+        found = []
+        if self.late:
+            found += [
+                f"{self.late} golds were not graded within {BUDGET_S:g} s ({asked}), and are not checked"
+            ]
+        if not self.bad:
+            return found
+        found += [
             f"{len(self.bad)} of the {self.checked} golds checked are not 1.0 by their own reward ({asked}); "
             f"{self.ungradable} of them cannot be graded at all"
         ]
@@ -120,6 +127,7 @@ def check_golds(
         rewards=tuple(grader.names[index] for index in asked),
         own=all(_is_own(reward) for reward in rewards),
         checked=checked,
+        late=len(rows) - checked,
         bad=tuple(bad),
     )
 

@@ -177,6 +177,11 @@ class Grader:
         """Give up calls in threads that passed their limit; when the next one will (`time.monotonic`)."""
         return min((threads.sweep() for threads in self._threads.values()), default=float("inf"))
 
+    def runs_here(self, index: int) -> bool:
+        """Whether a reward is called in the main thread."""
+        reward = self.rewards[index]
+        return isinstance(reward, Threaded) and reward.runs_here()
+
     def send(
         self,
         index: int,
@@ -312,15 +317,21 @@ def accuracy_of(rewards: Sequence[Reward], names: Sequence[str]) -> int:
     )
 
 
+TAKEN = frozenset(("mean", "std", "accuracy", "failure_count", "timeout_count", "excluded_count"))
+"""Names that metrics of other kinds have: reward/accuracy."""
+
+
 def reward_names(rewards: Sequence[Reward]) -> tuple[str, ...]:
     """Names for the breakdown: the name given, the short name, or that of the class or function in snake
     case; repeated ones are numbered."""
     names: list[str] = []
     for reward in rewards:
-        short = getattr(reward, "name", None) or reward.type
+        short = (isinstance(reward, Declared) and reward.short_name) or reward.type
         if not short or ":" in short:
-            own = getattr(reward, "short_name", type(reward).__name__)
-            short = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", own).lower()
+            short = type(reward).__name__
+        short = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", short).lower()
+        if short in TAKEN:
+            short = f"{short}_reward"
         count = sum(
             name == short or name.startswith(short + "_") and name[len(short) + 1 :].isdigit()
             for name in names

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from foveal.rewards.base import Threaded, Value
+from foveal.rewards.base import NAME, Threaded, Value
 from foveal.rewards.chat import ask, check_url, picture_part
 from foveal.rewards.tasks import TryLater
 from foveal.spec import ConfigError
@@ -66,7 +66,7 @@ class Judge(Threaded):
     """The server's address up to "/chat/completions", such as http://127.0.0.1:8000/v1."""
     model: str
     """Name of the model there."""
-    name: str = ""
+    name: str = Field(default="", pattern=NAME)
     """Name in metrics; "judge" by default."""
     prompt: str = PROMPT
     """What is asked: {question}, {answer} and {completion} are put in, each as it stands."""

@@ -5,12 +5,14 @@ What comes out depends on the values alone: not on when they came, nor in which 
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from foveal.rewards.pool import GradingError
 from foveal.rewards.tasks import CPU_LIMIT, Outcome, Task, TryLater, failure_of, values_of
+from foveal.rewards.threads import made
 from foveal.rewards.verdicts import graded_group
 from foveal.types import Completion, Group, Problem
 
@@ -60,6 +62,8 @@ class Grading:
         self._pending = 0
         self._error: GradingError | None = None
         self._changed = threading.Condition()
+        self._here: deque[tuple[Call, float]] = deque()
+        """Calls that are made in the main thread, and the pause before each."""
         self._cancelled = False
         self._began: float | None = None
         self._ended: float | None = None
@@ -108,7 +112,18 @@ class Grading:
             self._cancelled = True
         self._grader.give_up()
 
+    def _call_here(self, end: float) -> None:
+        """Make the calls of the main thread in the order of the groups, those that begin before `end`."""
+        self._here = deque(sorted(self._here, key=lambda item: item[0].slots[0]))
+        while self._here and time.monotonic() < end:
+            call, pause = self._here.popleft()
+            time.sleep(max(0.0, min(pause, end - time.monotonic())))
+            what = call.make(call.completions)
+            if not isinstance(what, Task):
+                self._take(call, *made(what))
+
     def _wait(self, end: float) -> None:
+        self._call_here(end)
         while True:
             with self._changed:
                 if self._error is not None:
@@ -132,6 +147,9 @@ class Grading:
 
     def _send(self, call: Call, *, delay: float = 0.0) -> None:
         call.attempts += 1
+        if self._grader.runs_here(call.reward):
+            self._here.append((call, delay))
+            return
         what = call.make(call.completions)
 
         def done(outcome: Outcome | GradingError, asked: TryLater | None = None) -> None:

@@ -96,7 +96,7 @@ class Threads:
                     return
                 call.deadline = time.monotonic() + self.limit_s
                 self._running.append(call)
-            outcome, asked = _made(call.function)
+            outcome, asked = made(call.function)
             with self._changed:
                 if call.over:
                     return  # another thread has taken this one's place
@@ -105,10 +105,15 @@ class Threads:
             call.done(outcome, asked)
 
 
-def _made(function: Callable[[], Any]) -> tuple[Outcome, TryLater | None]:
+def made(function: Callable[[], Any]) -> tuple[Outcome, TryLater | None]:
+    """The outcome of a call, and what it asked for where it failed by `TryLater`."""
     try:
         return Outcome(kind="value", value=function()), None
     except TryLater as error:
         return Outcome(kind="failure", message=str(error)), error
+    except KeyboardInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            raise
+        return Outcome(kind="failure", message="KeyboardInterrupt"), None
     except BaseException as error:  # a thread that ended without a word would be waited for
         return failure_of(error), None

@@ -174,6 +174,7 @@ def assess_policy(
     """Evaluate a loaded policy."""
     judge, other = judge_of(config.data)
     with Grader(config.rewards, config.grading) as grader:
+        grader.start()
         return evaluate(
             LocalEngine(policy, decode=config.sampling.decode),
             problems,

@@ -7,6 +7,7 @@ from functools import partial
 
 from foveal.config import RunConfig
 from foveal.data.world import WorldDataConfig
+from foveal.ranges import GRADING, spanned
 from foveal.rewards.counts import Counts
 from foveal.rewards.golds import check_golds
 from foveal.rewards.grading import Grader, GradingError
@@ -65,6 +66,7 @@ class StepGrading:
         self.comparable(found.groups)
         return found
 
+    @spanned(GRADING)
     def finish(self, drawn: Drawn) -> list[Group]:
         """The graded groups of the round, in order.
 

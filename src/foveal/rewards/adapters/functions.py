@@ -14,9 +14,9 @@ from foveal.rewards import REGISTRY
 from foveal.rewards.adapters.calls import callable_of, load_function
 from foveal.rewards.adapters.signatures import Function as AnyFunction
 from foveal.rewards.adapters.signatures import Row, Signature, grade, in_batches, recognise
-from foveal.rewards.base import Declared, Handed, Threaded, Value
+from foveal.rewards.base import NAME, Declared, Handed, Threaded, Value
 from foveal.rewards.tasks import Task
-from foveal.spec import ConfigError, absolute_path, build_component, explain, load_object
+from foveal.spec import Component, ConfigError, absolute_path, build_component, explain, load_object
 from foveal.types import Completion, Problem, Reward
 
 CALL = "foveal.rewards.adapters.calls:FunctionCall"
@@ -27,7 +27,7 @@ _PROVIDED: ContextVar[Mapping[str, AnyFunction] | None] = ContextVar("provided",
 class _FunctionReward(Declared):
     """What both kinds share."""
 
-    name: str = ""
+    name: str = Field(default="", pattern=NAME)
     """Name in metrics; by default that of the function."""
     signature: Signature | None = None
     """How it is called; by default recognised by the names of its parameters."""
@@ -40,6 +40,10 @@ class _FunctionReward(Declared):
     def _take(self, function: AnyFunction) -> None:
         self._function = function
         self._how = self.signature or recognise(function, what=f"reward {self.name or self.type!r}")
+
+    def _take_at(self, path: str) -> None:
+        known = (_PROVIDED.get() or {}).get(path)
+        self._take(known if known is not None else load_function(path))
 
     @property
     def short_name(self) -> str:
@@ -66,8 +70,7 @@ class Function(_FunctionReward, Handed):
 
     def model_post_init(self, context: Any) -> None:  # noqa: ANN401
         """Import it, to know how it is called."""
-        known = (_PROVIDED.get() or {}).get(self.type)
-        self._take(known if known is not None else load_function(self.type))
+        self._take_at(self.type)
 
     def first_task(self) -> Task:
         """The import of the function."""
@@ -86,13 +89,39 @@ class Function(_FunctionReward, Handed):
         }
 
 
-class Python(_FunctionReward, Threaded):
-    """A function of a script or notebook, which no worker can import: called in threads of this process,
-    without a limit of CPU time. A configuration names it; whoever loads that provides it again."""
+class _CalledHere(_FunctionReward, Threaded):
+    """A function that is called in this process."""
+
+    def ask(self, problem: Problem, completions: Sequence[Completion]) -> Value | list[Value]:
+        """What the function says."""
+        rows = rows_of(problem, completions, images=self.send_images, whole=self._how == "simple")
+        found: Value | list[Value] = grade(
+            self._function, self._how, rows, conversational=self.conversational
+        )
+        return list(found) if isinstance(found, tuple) else found
+
+
+class Waiting(_CalledHere):
+    """A function in a file or package that waits for something else: `type = "their_file.py:func"` with a
+    `concurrency`. It is called in threads of this process, with the network, without a limit of CPU time."""
+
+    def model_post_init(self, context: Any) -> None:  # noqa: ANN401
+        """Import it."""
+        self._take_at(self.type)
+
+
+class Python(_CalledHere):
+    """A function of a script or notebook, which no worker can import: called in this process, without a limit
+    of CPU time. A configuration names it; whoever loads that provides it again."""
 
     type: str = "python"
     concurrency: int = Field(default=1, ge=1, le=1024)
-    """Calls at a time; more for a function that waits and may be called by several threads."""
+    """1 calls it in the main thread, one call after the other; more in so many threads, for a function that
+    waits and may be called by several at a time."""
+
+    def runs_here(self) -> bool:
+        """In the main thread, where functions that set alarms (math-verify's parser) work too."""
+        return self.concurrency == 1
 
     def model_post_init(self, context: Any) -> None:  # noqa: ANN401
         """Take the function that is provided under its name.
@@ -108,14 +137,6 @@ class Python(_FunctionReward, Threaded):
                 f'or put it into a file and write type = "my_file.py:{self.name}"'
             )
         self._take(provided[self.name])
-
-    def ask(self, problem: Problem, completions: Sequence[Completion]) -> Value | list[Value]:
-        """What the function says."""
-        rows = rows_of(problem, completions, images=True, whole=self._how == "simple")
-        found: Value | list[Value] = grade(
-            self._function, self._how, rows, conversational=self.conversational
-        )
-        return list(found) if isinstance(found, tuple) else found
 
 
 def rows_of(problem: Problem, completions: Sequence[Completion], *, images: bool, whole: bool) -> list[Row]:
@@ -162,16 +183,18 @@ def reward_from(
     signature: Signature | None = None,
     weight: float = 1.0,
     accuracy: bool | None = None,
-    concurrency: int = 1,
+    concurrency: int | None = None,
     path: str | None = None,
 ) -> Reward:
     """A reward made of a function, an object that can be called, or a class that is made without arguments.
 
     `signature` as in `foveal.rewards.adapters.signatures`; None recognises it. `accuracy`: whether a value of
     at least 0.5 means right; None where no other reward says so. A function that stands at the top of a file
-    or package, or whose `path` ("file.py:func") is given, runs in grading workers and is found again by its
-    path; another runs in `concurrency` threads of this process, and is found by its name (`provided`). A
+    or package, or whose `path` ("file.py:func") is given, is found again by its path, and runs in grading
+    workers, with a `concurrency` in so many threads of this process. Another is found by its name
+    (`provided`), and runs in the main thread, with a `concurrency` above 1 in threads. A
     `Reward` stays as it is.
+
     Raises: ConfigError, when it cannot be called, or its signature is not recognised.
     """
     if isinstance(function, Reward):
@@ -180,10 +203,12 @@ def reward_from(
     short = name or _name_of(function)
     made = callable_of(function, what=repr(short))
     fields = {"weight": weight, "accuracy": accuracy, "signature": signature}
+    threads = {} if concurrency is None else {"concurrency": concurrency}
     with provided({where or short: made}):
-        if where is not None:
-            return Function.model_validate({"type": where, "name": name or "", **fields})
-        return Python.model_validate({"name": short, "concurrency": concurrency, **fields})
+        if where is None:
+            return Python.model_validate({"name": short, **threads, **fields})
+        kind = Function if concurrency is None else Waiting
+        return kind.model_validate({"type": where, "name": name or "", **threads, **fields})
 
 
 def build_reward(value: object) -> Reward:
@@ -197,11 +222,12 @@ def build_reward(value: object) -> Reward:
     kind = table.get("type") if isinstance(table, Mapping) else None
     if isinstance(kind, str) and ":" in kind and isinstance(table, Mapping):
         found = load_object(kind, kind="reward")
-        if not (isinstance(found, type) and issubclass(found, Reward)) and callable(found):
+        if callable(found) and not (isinstance(found, type) and issubclass(found, Component)):
+            made = Waiting if "concurrency" in table else Function
             try:
-                return Function.model_validate(dict(table))
+                return made.model_validate(dict(table))
             except ValidationError as error:
-                raise ConfigError(explain(error, Function, where=f"reward {kind!r}")) from error
+                raise ConfigError(explain(error, made, where=f"reward {kind!r}")) from error
     built = build_component(value, REGISTRY, kind="reward", base=Reward)
     if not isinstance(built, Reward):
         raise ConfigError(f"{type(built).__name__} is not a reward; derive it from foveal.types.Reward")

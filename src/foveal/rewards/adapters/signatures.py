@@ -3,6 +3,7 @@
 A row is what a function may ask about a completion: plain data, so that it travels to a worker.
 """
 
+import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypedDict, get_args
@@ -81,10 +82,21 @@ def grade(
 ) -> Any:  # noqa: ANN401
     """What the function says of these completions: a list for several, a value for one."""
     if in_batches(function, signature):
-        found = _BATCHED[signature](function, rows, conversational)
+        found = _awaited(_BATCHED[signature](function, rows, conversational))
         return found[0] if isinstance(found, Sequence) and len(rows) == len(found) == 1 else found
-    values = [_ONE_BY_ONE[signature](function, row) for row in rows]
+    values = [_awaited(_ONE_BY_ONE[signature](function, row)) for row in rows]
     return values[0] if len(values) == 1 else values
+
+
+def _awaited(found: Any) -> Any:  # noqa: ANN401
+    """What an asynchronous function gives; what any other gave."""
+    if not inspect.iscoroutine(found):
+        return found
+
+    async def wait() -> Any:  # noqa: ANN401
+        return await found
+
+    return asyncio.run(wait())
 
 
 def _trl(function: Function, rows: Sequence[Row], conversational: bool | None) -> Any:  # noqa: ANN401
@@ -108,6 +120,7 @@ def _easyr1_batch(function: Function, rows: Sequence[Row], conversational: bool 
         found = function([row["text"] for row in rows], [row["answer"] for row in rows])
     else:
         found = function([_easyr1_input(row) for row in rows])
+    found = _awaited(found)
     return [_number(one, "overall") for one in found] if isinstance(found, Sequence) else found
 
 
@@ -199,6 +212,7 @@ def _accepted(function: Function, given: Any) -> Any:  # noqa: ANN401
 
 def _number(found: Any, key: str) -> Any:  # noqa: ANN401
     """A score that may stand in a table of several."""
+    found = _awaited(found)
     if not isinstance(found, Mapping):
         return found
     name = next((name for name in (key, "overall", "score") if name in found), None)
