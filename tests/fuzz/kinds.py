@@ -298,7 +298,7 @@ def picture(folder: Path, rng: Generator) -> Sequence[str]:
 
 TEMPLATES = (
     "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
-    "{{ 10**10**10 }}",
+    "{{ 10**(10**10) }}",
     "{{ 'x' * 10**11 }}",
     "{% for %}",
     "{{ raise_exception('no') }}",

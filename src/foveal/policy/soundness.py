@@ -64,6 +64,9 @@ SIZES = (
 
 LAYERS = ("num_hidden_layers", "depth")
 
+MOST_LAYERS, MOST_OF_ANYTHING = 10_000, 1 << 31
+"""Beyond all models: transformers makes lists of so many entries before it reads a weight."""
+
 AGAIN = "fetch or export the folder again"
 
 LEAST_PIXELS = 1 << 24
@@ -85,10 +88,11 @@ def config_of(folder: Path, *, where: str) -> Any:  # noqa: ANN401
     table = _tables(folder)["config.json"]
     require_family(table.get("model_type"), pictures=table.get("vision_config") is not None, where=where)
     for place, value in _sizes(table):
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 31:
+        most = MOST_LAYERS if place.rpartition(".")[2] in LAYERS else MOST_OF_ANYTHING
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= most:
             raise FovealError(
                 f"{folder / 'config.json'}: {place} = {shortened(repr(value), 60)}; expected a whole number "
-                f"above 0; {AGAIN}"
+                f"from 1 to {most}; {AGAIN}"
             )
     with door(f"the model folder {where} cannot be read", AGAIN):
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)

@@ -19,7 +19,7 @@ import jinja2
 from foveal.spec import FovealError
 from foveal.text import shortened
 
-CPU_LIMIT_S = 5
+CPU_LIMIT_S = 2
 WALL_LIMIT_S = 60
 """Generous: it only catches what sleeps, and a loaded machine must not reach it first."""
 MEMORY_BYTES = 1 << 30
