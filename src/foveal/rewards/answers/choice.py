@@ -7,6 +7,7 @@ Options come as a list, a table from letter to text, `{label: [...], text: [...]
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from foveal.rewards.answers.text import clean
 from foveal.rewards.answers.words import plain_words
@@ -29,16 +30,16 @@ Options = Mapping[str, str]
 SameText = Callable[[str, str], bool]
 
 
-def options(choices: object) -> dict[str, str]:
+def options(choices: Any) -> dict[str, str]:
     """Letter -> cleaned text; empty when the problem lists no options."""
     if isinstance(choices, Mapping):
         labels, texts = choices.get("label"), choices.get("text")
-        if _is_list(labels) and _is_list(texts) and len(labels) == len(texts):  # type: ignore[arg-type]
-            return _lettered(list(labels), list(texts))  # type: ignore[call-overload]
+        if _is_list(labels) and _is_list(texts) and len(labels) == len(texts):
+            return _lettered(labels, texts)
         return {str(letter).strip(" .:()").upper(): clean(str(text)) for letter, text in choices.items()}
     if not _is_list(choices):
         return {}
-    rows = list(choices)  # type: ignore[call-overload]
+    rows: list[Any] = list(choices)
     if rows and all(isinstance(row, Mapping) and "text" in row for row in rows):
         labels = [
             row.get("label", row.get("id", letter))
@@ -54,7 +55,7 @@ def options(choices: object) -> dict[str, str]:
     return found
 
 
-def _is_list(value: object) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
@@ -74,15 +75,17 @@ def chosen(stated: str, among: Options, same: SameText) -> frozenset[str] | None
     """
     if not among:
         return letters_alone(stated)
-    by_text = _by_text(stated, among, same)
+    labelled = _LABELLED.fullmatch(stated)
+    if labelled is not None and labelled[1].upper() not in among:
+        labelled = None
+    by_text = _by_text(stated, among, same) if labelled is None else None
     if by_text is not None:
         return frozenset((by_text,))
     match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
     if match is not None:
         return frozenset((match[1].upper(),)) if match[1].upper() in among else None
-    match = _LABELLED.fullmatch(stated)
-    if match is not None and match[1].upper() in among:
-        letter, rest = match[1].upper(), match[2].strip()
+    if labelled is not None:
+        letter, rest = labelled[1].upper(), labelled[2].strip()
         by_text = _by_text(rest, among, same)
         if by_text == letter or (by_text is None and _holds(rest, letter, among)):
             return frozenset((letter,))

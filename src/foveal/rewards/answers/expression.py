@@ -60,7 +60,8 @@ def tokens(text: str) -> list[Token]:
 
     Raises: NotReadable, at the first character that the grammar does not know.
     """
-    found, place = [], 0
+    found: list[Token] = []
+    place = 0
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None or len(found) >= MAX_TOKENS:
@@ -216,7 +217,10 @@ class _Parser:
 
     def power(self) -> Node:
         base = self.atom()
+        start = self.place
         while True:
+            if self.place > start + MAX_DEPTH:
+                raise NotReadable("too many signs behind one value")
             if self.sign("!"):
                 self.place += 1
                 base = Node("fact", (base,))
@@ -239,6 +243,14 @@ class _Parser:
         return Node("neg", (node,)) if minus else node
 
     def atom(self) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise NotReadable("nested too deep")
+        node = self.bare_atom()
+        self.depth -= 1
+        return node
+
+    def bare_atom(self) -> Node:
         word = self.take()
         if word.kind == "num":
             if self.peek().kind == "num":

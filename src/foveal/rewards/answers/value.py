@@ -102,6 +102,11 @@ def as_real(value: Number) -> Number:
     return value
 
 
+def as_fraction(value: Number) -> Fraction:
+    """A real number of mpmath's as a fraction, to 200 binary places; TooHard for a complex one."""
+    return Fraction(int(as_real(value) * 2**200), 2**200)
+
+
 def same_formula(one: Node, two: Node) -> bool:
     """Whether two formulas are equal for all values of their letters.
 

@@ -9,8 +9,9 @@ from typing import Any
 from foveal.rewards.answers import choice
 from foveal.rewards.answers.chinese import western
 from foveal.rewards.answers.date import same_clock, same_date
-from foveal.rewards.answers.reading import Reading, Scalar, readings
+from foveal.rewards.answers.reading import readings
 from foveal.rewards.answers.sameness import NO_TERMS, Terms, same
+from foveal.rewards.answers.senses import Reading, Scalar
 from foveal.rewards.answers.text import MAX_LENGTH, clean
 from foveal.rewards.answers.unit import read_unit
 from foveal.rewards.answers.value import TooHard, variables
@@ -140,7 +141,7 @@ def by_value(truth: str, said: str, about: Asked) -> bool | None:
         return same_words(truth, said) if is_prose(truth) else None
     answers = readings(said)
     if not answers:
-        return False if _is_plain(golds) and ("\\" not in said or is_prose(said)) else None
+        return False if "\\" not in said or _is_plain(golds) and is_prose(said) else None
     hard = False
     for gold in golds:
         for answer in answers:

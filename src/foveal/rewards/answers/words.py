@@ -2,8 +2,8 @@
 
 import re
 
-_WORDS = re.compile(r"[^\W\d_]+(?:['.-]{1,2} ?[^\W\d_]+)*\.?(?: [^\W\d_]+(?:['.-]{1,2} ?[^\W\d_]+)*\.?)*")
-_ARTICLE = re.compile(r"(?:the|an|a) (?=.)")
+_WORDS = re.compile(r"[^\W\d_]++(?:(?:['.-]{1,2}+ ?| )[^\W\d_]++)*+\.?")
+_ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _DROPPED = re.compile(r"[\"'`.!?*]")
 _BETWEEN = re.compile(r"[-_/ ]+")
 _YES, _NO = "yes", "no"
@@ -27,6 +27,7 @@ _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarte
           "fourths": 4, "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8,
           "tenth": 10, "tenths": 10}  # fmt: skip
 _START = re.compile(r"(?:negative |minus )?[A-Za-z]+(?:[ -][A-Za-z]+)*")
+_MINUS = re.compile(r"^(?:negative|minus) (?=[\d.])", re.IGNORECASE)
 _LIST = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|&|和|、")
 _FIRST_WORD = re.compile(r"(yes|no|true|false)[,.;:!] (.*)", re.IGNORECASE)
 
@@ -53,8 +54,8 @@ def plain_words(text: str) -> str:
     >>> plain_words("The Blue-green one!")
     'blue green one'
     """
-    text = _BETWEEN.sub(" ", _DROPPED.sub("", text.casefold())).strip(" ,;:()")
-    text = _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
+    text = _ARTICLE.sub("", text.casefold().strip(), count=1)
+    text = _BETWEEN.sub(" ", _DROPPED.sub("", text)).strip(" ,;:()")
     text = text.replace(" ,", ",")
     return _SAME.get(text, text)
 
@@ -82,6 +83,7 @@ def with_digits(text: str) -> str:
     """
     if not text or not text[0].isalpha() or _START.match(text) is None:
         return text
+    text = _MINUS.sub("-", text)
     if text.lower() in ("half", "a half", "one half", "one-half"):
         return "1/2"
     words = re.split(r"(?:(?<=[A-Za-z])-(?=[A-Za-z])| )", text)
