@@ -57,6 +57,12 @@ def problem(answer: str, *, images: tuple[Image.Image, ...] = (), name: str = "p
     return Problem(id=name, question="q", images=images, answer=answer)
 
 
+FLOOR = "\\lfloor x \\rfloor + 1"
+"""A truth that the rules leave to a worker."""
+ENDLESS = "\\lfloor (x+y+z+w+1)^{60} \\rfloor"
+"""An answer that costs a worker more than its limit."""
+
+
 def completions(*texts: str) -> list[Completion]:
     return [Completion(token_ids=(1,), sampled_logprobs=(0.0,), text=text, finish="stop") for text in texts]
 
@@ -93,7 +99,7 @@ def test_a_value_of_none_counts_zero_and_stays_none() -> None:
 def test_a_power_tower_ends_at_the_limit_and_others_are_still_graded() -> None:
     with Grader([Boxed()], cpu_limit_s=1.0) as grader:
         group = grader.grade(
-            problem("2"), completions("\\boxed{9^{9^{9^{9}}}}", "\\boxed{\\sqrt{4}}", "\\boxed{\\sqrt{5}}")
+            problem("2"), completions(f"\\boxed{{{ENDLESS}}}", "\\boxed{\\binom{2}{1}}", "\\boxed{\\binom{5}{2}}")
         )
     assert group.breakdown["boxed"] == (None, 1.0, 0.0)
     assert (grader.timeouts, grader.failures) == (1, 0)
@@ -149,11 +155,11 @@ def test_crashes_and_wrong_values_are_counted_and_told_once(
 
 def test_an_idle_worker_that_was_killed_is_replaced() -> None:
     with Grader([Boxed()]) as grader:
-        grader.grade(problem("x+1"), completions("\\boxed{1+x}"))
+        grader.grade(problem(FLOOR), completions("\\boxed{1+\\lfloor x \\rfloor}"))
         (worker,) = grader._pool._idle
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
-        assert grader.grade(problem("x+2"), completions("\\boxed{2+x}")).rewards == (1.0,)
+        assert grader.grade(problem(FLOOR), completions("\\boxed{\\lfloor x \\rfloor+1}")).rewards == (1.0,)
 
 
 def test_workers_start_in_the_background_and_grade_the_first_completions() -> None:
@@ -162,7 +168,7 @@ def test_workers_start_in_the_background_and_grade_the_first_completions() -> No
         grader.start()
         one, two = grader._pool._idle
         assert not one._ready and not two._ready  # nothing waited for them
-        assert grader.grade(problem("x+1"), completions("\\boxed{1+x}")).rewards == (1.0,)
+        assert grader.grade(problem(FLOOR), completions("\\boxed{1+\\lfloor x \\rfloor}")).rewards == (1.0,)
         assert {worker.process.pid for worker in grader._pool._idle} == {one.process.pid, two.process.pid}
     assert one.process.poll() is not None and two.process.poll() is not None
 
@@ -270,14 +276,14 @@ from foveal.rewards.grading import Grader
 from foveal.rewards.rules import Boxed
 from foveal.types import Completion, Problem
 grader = Grader([Boxed()], cpu_limit_s=60.0)
-p = Problem(id="p", question="q", images=(), answer="x+1")
+p = Problem(id="p", question="q", images=(), answer="\\\\lfloor x \\\\rfloor + 1")
 c = lambda t: [Completion(token_ids=(1,), sampled_logprobs=(0.0,), text=t, finish="stop")]
-grader.grade(p, c("\\\\boxed{1+x}"))
+grader.grade(p, c("\\\\boxed{1+\\\\lfloor x \\\\rfloor}"))
 print(grader._pool._idle[0].process.pid, flush=True)
 try:
-    grader.grade(p, c("\\\\boxed{9^{9^{9^{9}}}}"))
+    grader.grade(p, c("\\\\boxed{\\\\lfloor (x+y+z+w+1)^{60} \\\\rfloor}"))
 except KeyboardInterrupt:
-    print("interrupted", grader.grade(p, c("\\\\boxed{\\\\frac{2x+2}{2}}")).rewards, flush=True)
+    print("interrupted", grader.grade(p, c("\\\\boxed{\\\\lfloor x \\\\rfloor+1}")).rewards, flush=True)
 """
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 MAX_TOKENS = 300
 MAX_DEPTH = 40
 MAX_DIGITS = 400
-MAX_POWER_OF_TEN = 400
+MAX_POWER_OF_TEN = 1000
 """Larger exponents in `1e999` are not read: exact arithmetic on them would cost time in the caller."""
 
 GREEK = frozenset(
@@ -346,7 +346,7 @@ class _Parser:
         for _ in range(2):
             if self.sign("_"):
                 self.place += 1
-                base = self.atom()
+                base = self.subscript()
             elif self.sign("^"):
                 self.place += 1
                 power = self.exponent()
@@ -357,6 +357,12 @@ class _Parser:
         argument = self.function_argument()
         node = Node(name, (argument,)) if base is None else Node("log", (base, argument))
         return node if power is None else Node("pow", (node, power))
+
+    def subscript(self) -> Node:
+        """The base of a logarithm: a numeral, a letter or a group."""
+        if self.peek().kind == "num":
+            return Node("num", value=numeral(self.take().text))
+        return self.atom()
 
     def function_argument(self) -> Node:
         if self.sign("("):

@@ -97,9 +97,10 @@ def close(one: Number, two: Number) -> bool:
 def as_real(value: Number) -> Number:
     """The value as a real number of 60 digits; TooHard for a complex one."""
     value = _real(value)
-    if hasattr(value, "imag") and value.imag != 0:
+    imaginary = getattr(value, "imag", 0)
+    if abs(imaginary) > abs(value) * _context().mpf(10) ** -45:
         raise TooHard("complex")
-    return value
+    return value.real
 
 
 def as_fraction(value: Number) -> Fraction:
