@@ -385,8 +385,10 @@ def bare_truths_with_units_in_the_answer(rng: random.Random) -> Case:
     )
 
 
-CONVERSIONS = [("cm", "mm", 10), ("m", "cm", 100), ("km", "m", 1000), ("kg", "g", 1000), ("hours", "minutes", 60),
-               ("L", "mL", 1000), ("m^2", "cm^2", 10_000), ("minutes", "seconds", 60), ("kW", "W", 1000)]  # fmt: skip
+CONVERSIONS = [
+    ("cm", "mm", 10), ("m", "cm", 100), ("km", "m", 1000), ("kg", "g", 1000), ("hours", "minutes", 60),
+    ("L", "mL", 1000), ("m^2", "cm^2", 10_000), ("minutes", "seconds", 60), ("kW", "W", 1000),
+]  # fmt: skip
 
 
 @kind

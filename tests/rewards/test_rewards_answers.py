@@ -279,6 +279,13 @@ HOSTILE = {
     "units": "5 " + "m/" * 480,
     "thousands": "1" + ",000" * 240,
     "months": "March " * 160,
+    "matrix": "\\begin{pmatrix}" + "1 & " * 200 + "1\\end{pmatrix}",
+    "matrix that never ends": "\\begin{pmatrix}" + "{1} & " * 160,
+    "hours": "1 h " * 240,
+    "absolute": "|" * 999,
+    "builder": "\\{x|" * 200,
+    "capitals": "AB" * 490,
+    "elements": "H2" * 490,
 }
 
 
@@ -305,9 +312,10 @@ def test_hostile_input_costs_no_more_than_its_length(name: str) -> None:
 
 
 PIECES = (
-    "1 2 10 0.5 x y \\pi π √ \\sqrt { } ( ) [ ] , ; : = < > \\le \\in \\cup \\infty ^ _ / * + - ! | % \\% ° $ \\$ cm kg km/h "
-    "people and or A B A. (B) \\frac \\text{ \\{ \\} \\pm \\approx million March 2024 3:45 pm yes 是 度 二十 ½ ² × ' \" . \\\\ \\boxed{ "
-    "\\begin{pmatrix} & \\sin \\log \\left \\right ~ \\, <answer> </think> #### e i 1e5 -"
+    "1 2 10 0.5 x y \\pi π √ \\sqrt { } ( ) [ ] , ; : = < > \\le \\in \\cup \\infty ^ _ / * + - ! | % \\% ° $ "
+    "\\$ cm kg km/h people and or A B A. (B) \\frac \\text{ \\{ \\} \\pm \\approx million March 2024 3:45 pm yes "
+    "是 度 二十 ½ ² × ' \" . \\\\ \\boxed{ \\begin{pmatrix} & \\sin \\log \\left \\right ~ \\, <answer> </think> "
+    "#### e i 1e5 - hours minutes \\triangle to k \\langle \\R no solution"
 ).split()
 
 

@@ -99,7 +99,8 @@ def test_a_value_of_none_counts_zero_and_stays_none() -> None:
 def test_a_power_tower_ends_at_the_limit_and_others_are_still_graded() -> None:
     with Grader([Boxed()], cpu_limit_s=1.0) as grader:
         group = grader.grade(
-            problem("2"), completions(f"\\boxed{{{ENDLESS}}}", "\\boxed{\\binom{2}{1}}", "\\boxed{\\binom{5}{2}}")
+            problem("2"),
+            completions(f"\\boxed{{{ENDLESS}}}", "\\boxed{\\binom{2}{1}}", "\\boxed{\\binom{5}{2}}"),
         )
     assert group.breakdown["boxed"] == (None, 1.0, 0.0)
     assert (grader.timeouts, grader.failures) == (1, 0)

@@ -3,7 +3,6 @@
 from collections import defaultdict
 
 from answer_kinds import KINDS, Case, cases
-
 from foveal.rewards.rules import Boxed
 from foveal.rewards.tasks import Task
 from foveal.types import Problem

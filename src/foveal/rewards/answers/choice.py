@@ -18,11 +18,14 @@ _LABELLED = re.compile(
     re.IGNORECASE,
 )
 _NAMED = re.compile(
-    r"(?:the )?(?:correct )?(?:option|choice|answer)(?: is)? ?:? ?[(\[]?([A-Za-z])[)\]]?", re.IGNORECASE
+    r"(?:the )?(?:correct )?(?:option|choice|answer)(?: is)? ?:? ?[(\[]?([A-Za-z])[)\]]?"
+    r"|(?:option )?([A-Z])[.,]? is (?:the )?(?:correct|right)(?: answer| option)?",
+    re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[A-H](?:(?: ?[,;/&] ?| and | ?, and | )[A-H])+|[A-H]{2,8}")
 _ANOTHER = re.compile(
-    r"(?<![A-Za-z])[(\[]?[A-H](?:[.:)\]]|$)|(?<![A-Za-z])(?:or|and|not) [(\[]?[A-H](?![A-Za-z])"
+    r"(?<![A-Za-z])[(\[]?[A-H][.:)\]]|^[(\[]?[A-Za-z][)\]]?$"
+    r"|(?<![A-Za-z])(?:or|and|not) [(\[]?[A-H](?![A-Za-z])"
 )
 _INDEX = re.compile(r"[0-9]{1,2}")
 
@@ -81,9 +84,9 @@ def chosen(stated: str, among: Options, same: SameText) -> frozenset[str] | None
     by_text = _by_text(stated, among, same) if labelled is None else None
     if by_text is not None:
         return frozenset((by_text,))
-    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
-    if match is not None:
-        return frozenset((match[1].upper(),)) if match[1].upper() in among else None
+    letter = _one_letter(stated)
+    if letter is not None:
+        return frozenset((letter,)) if letter in among else None
     if labelled is not None:
         letter, rest = labelled[1].upper(), labelled[2].strip()
         by_text = _by_text(rest, among, same)
@@ -107,11 +110,17 @@ def _several(stated: str, among: Options, same: SameText) -> frozenset[str] | No
     return None
 
 
+def _one_letter(stated: str) -> str | None:
+    """The letter that a text is, or names as the answer: `b`, `(B)`, "option B", "B is correct"."""
+    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
+    return None if match is None else next(group for group in match.groups() if group).upper()
+
+
 def letters_alone(stated: str) -> frozenset[str] | None:
     """The letters of a text that is nothing but option letters."""
-    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
-    if match is not None:
-        return frozenset((match[1].upper(),))
+    letter = _one_letter(stated)
+    if letter is not None:
+        return frozenset((letter,))
     return frozenset(s for s in stated if s in string.ascii_uppercase) if _LETTERS.fullmatch(stated) else None
 
 
@@ -169,9 +178,9 @@ def without_options(gold: str, answer: str, *, letters: str = "A-J") -> bool | N
     if match is None:
         return None
     letter, rest = match[1] or match[2] or match[4], match[3] or match[5] or ""
-    said = _LETTER.fullmatch(answer) or _NAMED.fullmatch(answer)
-    if said is not None:
-        return said[1].upper() == letter
+    named = _one_letter(answer)
+    if named is not None:
+        return named == letter
     said = _LABELLED.fullmatch(answer)
     if said is None or not said[1].isupper():
         return bool(rest) and plain_words(answer) == plain_words(rest)

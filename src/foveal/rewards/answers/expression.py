@@ -26,7 +26,8 @@ _NOT_LETTERS = frozenset(
 )
 
 _TOKEN = re.compile(
-    r" ?(?:(?P<num>(?:\d+\.?\d*|\.\d+)(?:\\overline ?\{\d{1,20}\}|\\dot ?\{?\d\}?)?(?:[eE][+-]?\d{1,6}(?!\d|\.))?)"
+    r" ?(?:(?P<num>(?:\d+\.?\d*|\.\d+)(?:\\overline ?\{\d{1,20}\}|\\dot ?\{?\d\}?)?"
+    r"(?:[eE][+-]?\d{1,6}(?!\d|\.))?)"
     r"|\\(?P<cmd>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign>[-+*/^_(){}\[\]|!√∛°']))"
 )
 _NUMERAL = re.compile(r"(\d*)\.?(\d*)(?:\\overline ?\{(\d+)\}|\\dot ?\{?(\d)\}?)?(?:[eE]([+-]?\d+))?")
@@ -37,8 +38,8 @@ class NotReadable(Exception):
 
 
 class Node(NamedTuple):
-    """One operation: `num` (value), `var` (name), `add`, `mul`, `div`, `pow`, `neg`, `root` (index, radicand),
-    `abs`, `fact`, `deg`, `log` (base, argument) or a function by its name.
+    """One operation: `num` (value), `var` (name), `add`, `mul`, `div`, `pow`, `neg`, `root` (index,
+    radicand), `abs`, `fact`, `deg`, `log` (base, argument) or a function by its name.
     """
 
     op: str
@@ -68,10 +69,20 @@ def tokens(text: str) -> list[Token]:
             if not text[place:].strip():
                 break
             raise NotReadable(text)
-        kind = match.lastgroup or ""
-        found.append(Token(kind, match[kind], match[0].startswith(" ")))
+        kind, spaced = match.lastgroup or "", match[0].startswith(" ")
+        word = match[kind]
+        if kind == "word" and _is_product(word):  # of `ab^2` only b is squared
+            found.extend(Token(kind, letter, spaced and not n) for n, letter in enumerate(word))
+        else:
+            found.append(Token(kind, word, spaced))
         place = match.end()
     return found
+
+
+def _is_product(word: str) -> bool:
+    """Whether a word is letters that are multiplied, not a function, a constant or a unit."""
+    named = word in FUNCTIONS or word in GREEK or word in _WORDS_AS_FUNCTIONS or word in ("pi", "sqrt")
+    return 1 < len(word) <= 3 and not named and word.lower() not in _NOT_LETTERS
 
 
 def numeral(text: str) -> Fraction:
@@ -173,7 +184,7 @@ class _Parser:
         return self.product()
 
     def quotient(self, above: Node) -> Node:
-        """Digits over digits, and whatever over a bracket, are closed; other denominators take their neighbours."""
+        """Digits over digits, and anything over a bracket, are closed; others take what follows."""
         closed = (above.op == "num" and self.peek().kind == "num") or self.sign("(", "{")
         if not closed:
             return Node("div", (above, self.signed()))
@@ -282,10 +293,9 @@ class _Parser:
             return self.root()
         if word == "pi" or word in GREEK:
             return self.variable(word)
-        if len(word) > 3 or word.lower() in _NOT_LETTERS:
+        if len(word) > 1:
             raise NotReadable(word)
-        factors = [Node("var", name=letter) for letter in word[:-1]] + [self.variable(word[-1])]
-        return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
+        return self.variable(word)
 
     def variable(self, name: str) -> Node:
         if self.sign("_"):

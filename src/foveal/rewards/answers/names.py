@@ -35,3 +35,27 @@ def is_name(text: str) -> bool:
     if formula.op == "mul":  # f(x), AB
         return bool(re.fullmatch(r"[A-Za-z]\([A-Za-z0-9,]+\)|[A-Z]{2,4}'?|[A-Z][a-z]", text.replace(" ", "")))
     return formula.op in ("var", "abs", "deg", "sin", "cos", "tan") and bool(letters)
+
+
+_FIGURE = re.compile(
+    r"(?:\\?(?P<kind>triangle|angle|overline|line|segment|ray|circle|odot|arc|quadrilateral|rectangle"
+    r"|square) ?)?"
+    r"\{? ?(?P<label>[A-Z]{1,6}|[1-9])\}?",
+)
+_CHEMICAL = re.compile(r"(?:[A-Z][a-z]?(?:_?\{?\d{1,2}\}?)?){1,12}")
+
+
+def same_figure(gold: str, answer: str) -> bool | None:
+    """Whether two figures or chemical formulas are the same; None where the truth names none.
+
+    The word for the figure may be left out by either side: `\\triangle ABC` is `ABC`.
+    """
+    if _CHEMICAL.fullmatch(gold) and any(sign.isdigit() for sign in gold):
+        plain = [re.sub("[_{} ]", "", text) for text in (gold, answer)]
+        return True if plain[0] == plain[1] else None
+    one, two = _FIGURE.fullmatch(gold), _FIGURE.fullmatch(answer)
+    if one is None or not (one["kind"] or (two is not None and two["kind"] and len(one["label"]) > 1)):
+        return None
+    if two is None or one["label"] != two["label"] or (one["label"].isdigit() and not two["kind"]):
+        return False
+    return not (one["kind"] and two["kind"]) or one["kind"] == two["kind"]

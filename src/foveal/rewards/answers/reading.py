@@ -7,13 +7,13 @@ same when one sense of each agrees (`foveal.rewards.answers.sameness`).
 import re
 from dataclasses import replace
 
-from foveal.rewards.answers.expression import NotReadable, parse
+from foveal.rewards.answers.expression import Node, NotReadable, parse
 from foveal.rewards.answers.names import is_label, is_name
 from foveal.rewards.answers.region import RELATION, read_region
-from foveal.rewards.answers.scalar import read_scalar
+from foveal.rewards.answers.scalar import read_compound, read_scalar
 from foveal.rewards.answers.senses import Equation, Group, Kind, Ratio, Reading, Region, Scalar
 from foveal.rewards.answers.text import enclosed, outside, split
-from foveal.rewards.answers.value import variables
+from foveal.rewards.answers.value import TooHard, same_formula, variables
 from foveal.rewards.answers.words import with_digits
 
 MAX_PARTS = 40
@@ -22,6 +22,9 @@ MAX_NESTED = 5
 _NO_LIST = Group(kind="list", items=())
 """Stands for a list of which a member cannot be read."""
 
+_SHORT = re.compile(r"([+-]?[$€£¥]?[\d.]{1,12})([kKMB])")
+_SHORT_WORDS = {"k": "thousand", "K": "thousand", "M": "million", "B": "billion"}
+_TO = re.compile(r"\d+(?: to \d+)+")
 _BRACKETS: dict[str, Kind] = {"()": "(", "[]": "[", "{}": "list"}
 _COMPACT = re.compile(r"[+-]?[$€£¥]?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])")
 _SPACED = re.compile(r"([+-]?\d{1,3}(?: \d{3})+(?:\.\d+)?)(?! ?[\d/])")
@@ -63,6 +66,9 @@ def _forms(text: str) -> list[str]:
     """The text with its commas and spaces read as thousands, as decimal point, or as they stand."""
     text = with_digits(text)
     forms = []
+    short = _SHORT.fullmatch(text)
+    if short is not None:
+        forms.append(f"{short[1]} {_SHORT_WORDS[short[2]]}")
     if "," in text:
         whole = _COMPACT.match(text)
         if whole is not None and "," not in text[whole.end() :]:
@@ -88,9 +94,12 @@ def _read(text: str, depth: int) -> Reading | None:
         return None
     if "\\approx" in text:
         first, _, rest = text.partition("\\approx")
-        text = first.strip() if "=" in first or not is_label(first) else f"{first}={rest}"
+        text = first.strip() if "=" in first or not is_name(first.strip()) else f"{first}={rest}"
     if RELATION.search(text) or "\\in" in text or "\\cup" in text or "\\R" in text or "\\emptyset" in text:
         return read_region(text)
+    compound = read_compound(text)
+    if compound is not None:
+        return compound
     listed = _list(text, depth)
     if listed is not None:
         return None if listed is _NO_LIST else listed
@@ -100,13 +109,13 @@ def _read(text: str, depth: int) -> Reading | None:
         return _plus_minus(text, depth)
     point = _POINT.match(text)
     if point is not None and "," in text and enclosed(text[point.end() :]):
-        text = text[point.end() :]
+        return _named(point[0], text[point.end() :], depth)
     if text.startswith("\\{") and text.endswith("\\}"):
         return _group(text[2:-2], "set", depth)
     if enclosed(text) and (outside(text[1:-1], ",") or outside(text[1:-1], ";") or text[0] == "{"):
         return _bracketed(text, depth)
-    if outside(text, ":"):
-        return _ratio(text)
+    if outside(text, ":") or _TO.fullmatch(text):
+        return _ratio(text.replace(" to ", ":"))
     return read_scalar(text)
 
 
@@ -178,9 +187,16 @@ def _equation(text: str, depth: int) -> Reading | None:
         one, two = parse(left), parse(last)
     except NotReadable:
         return None
-    if not variables(one) and not variables(two):
-        return _read(last, depth + 1)
+    if not variables(one) and not variables(two):  # 2+3 = 5 says 5, and 6 = 5 says nothing
+        return _read(last, depth + 1) if one.op != "num" or _same(one, two) else None
     return Equation(left=one, right=two)
+
+
+def _same(one: Node, two: Node) -> bool:
+    try:
+        return same_formula(one, two)
+    except TooHard:
+        return False
 
 
 def _named(name: str, value: str, depth: int) -> Reading | None:

@@ -1,15 +1,20 @@
 r"""Intervals, unions of them and inequalities in one name: `[0, 1)`, `x > 3`, `1 \\le x < 2`, `\\R`."""
 
 import re
+from fractions import Fraction
 
 from foveal.rewards.answers.expression import Node, NotReadable, parse
 from foveal.rewards.answers.names import is_label, is_name
 from foveal.rewards.answers.senses import Interval, Region
 from foveal.rewards.answers.text import split
-from foveal.rewards.answers.value import variables
+from foveal.rewards.answers.value import TooHard, evaluate, variables
 
-_LESS = {"<": (False, False), "\\le": (False, True), ">": (True, False), "\\ge": (True, True), "<=": (False, True),
-         ">=": (True, True), "=<": (False, True), "=>": (True, True)}  # fmt: skip
+_LESS = {
+    "<": (False, False), "\\le": (False, True), "<=": (False, True), "=<": (False, True),
+    ">": (True, False), "\\ge": (True, True), ">=": (True, True), "=>": (True, True),
+}  # fmt: skip
+"""Relation -> whether the left side is the greater one, and whether they may be equal."""
+
 RELATION = re.compile(r"(<=|>=|=<|=>|<|>|\\le(?![A-Za-z])|\\ge(?![A-Za-z]))")
 _INFINITE = re.compile(r"([+-]?) ?(?:\\infty|infinity|inf|oo)")
 
@@ -98,6 +103,8 @@ def _inequality(text: str) -> tuple[str, tuple[Interval, ...]] | None:
         if greater:
             return values[0], (Interval(low=end, high=None, low_closed=closed, high_closed=False),)
         return values[0], (Interval(low=None, high=end, low_closed=False, high_closed=closed),)
+    if len(values) == 2:
+        return _linear(values[0], values[1], signs[0])
     if len(values) != 3 or signs[0][0] != signs[1][0] or not is_name(values[1]):
         return None
     low, high, low_closed, high_closed = values[0], values[2], signs[0][1], signs[1][1]
@@ -105,3 +112,24 @@ def _inequality(text: str) -> tuple[str, tuple[Interval, ...]] | None:
         low, high, low_closed, high_closed = high, low, high_closed, low_closed
     interval = _between(low, high, low_closed=low_closed, high_closed=high_closed)
     return None if interval is None else (values[1], (interval,))
+
+
+def _linear(left: str, right: str, sign: tuple[bool, bool]) -> tuple[str, tuple[Interval, ...]] | None:
+    """The solution of an inequality that is linear in its one letter: `2x - 1 > 3`."""
+    try:
+        difference = Node("add", (parse(left), Node("neg", (parse(right),))))
+        (name,) = variables(difference)
+        at = [evaluate(difference, {name: Fraction(n)}) for n in (0, 1, 2)]
+    except (NotReadable, TooHard, ValueError):
+        return None
+    zero, one, two = at
+    slope = one - zero
+    if not all(isinstance(value, Fraction) for value in at) or two - one != slope or not slope:
+        return None
+    end = Node("num", value=-zero / slope)
+    greater, closed = sign
+    if slope < 0:
+        greater = not greater
+    if greater:
+        return name, (Interval(low=end, high=None, low_closed=closed, high_closed=False),)
+    return name, (Interval(low=None, high=end, low_closed=False, high_closed=closed),)

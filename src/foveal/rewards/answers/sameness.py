@@ -69,6 +69,8 @@ def _same_name(one: str, two: str) -> bool:
         len(one) > 2 and len(two) > 2 and one.isalpha() and two.isalpha() and one.lower() == two.lower()
     ):
         return True
+    if {one, two} == {"y", "f(x)"}:
+        return True
     kinds = [re.sub(r"\(.*\)", "", name).strip("{}|").replace("angle", "") for name in (one, two)]
     words = [name.isalpha() and name.islower() and len(name) > 2 for name in kinds]
     if any(words):  # "area = 12" and "S = 12"
@@ -217,8 +219,9 @@ def _same_equation(gold: Reading, answer: Reading) -> bool:
 def _difference(side: Reading) -> Node | None:
     if isinstance(side, Equation):
         return Node("add", (side.left, Node("neg", (side.right,))))
-    if isinstance(side, Scalar) and side.name and side.unit is None and len(side.name) == 1:
-        return Node("add", (Node("var", name=side.name), Node("neg", (side.formula,))))
+    name = side.name.replace("f(x)", "y") if isinstance(side, Scalar) else ""
+    if isinstance(side, Scalar) and side.unit is None and len(name) == 1:
+        return Node("add", (Node("var", name=name), Node("neg", (side.formula,))))
     return None
 
 

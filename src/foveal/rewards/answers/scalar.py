@@ -1,5 +1,6 @@
 r"""One value with its unit, percent sign, currency or word of magnitude: `12 km/h`, `3 million`, `$5`."""
 
+import itertools
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -9,6 +10,8 @@ from foveal.rewards.answers.senses import Scalar
 from foveal.rewards.answers.unit import MAGNITUDES, read_unit
 from foveal.rewards.answers.value import variables
 
+_PART = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([A-Za-z]+)")
+_COMPOUND = re.compile(r"\d{1,9} ?[A-Za-z]+(?:,? (?:and )?\d{1,9}(?:\.\d{1,9})? ?[A-Za-z]+){1,3}")
 _TIMES = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _BARE_POWER = re.compile(r"(\\times ?10) ?([+-]\d+)$")
 _CURRENCY = re.compile(r"([+-]?) ?(?:US|HK|CA|AU|U\.S\.)?([$€£¥₹]|USD|RMB|EUR|GBP) ?([+-]?)(?=[\d.])")
@@ -35,6 +38,20 @@ def read_scalar(text: str) -> Scalar | None:
     if found is None or (percent and found.unit) or (unit and found.unit and not unit.agrees(found.unit)):
         return None
     return replace(found, unit=unit or found.unit, percent=percent is not None)
+
+
+def read_compound(text: str) -> Scalar | None:
+    """A quantity in several units, the larger ones first: `2 hours 30 minutes`, `5 feet and 6 inches`."""
+    if _COMPOUND.fullmatch(text) is None:
+        return None
+    parts = [(Fraction(number), read_unit(unit)) for number, unit in _PART.findall(text)]
+    units = [unit for _, unit in parts if unit is not None]
+    if len(units) != len(parts) or any(unit.words or not unit.agrees(units[0]) for unit in units):
+        return None
+    if any(small.factor >= large.factor for large, small in itertools.pairwise(units)):
+        return None
+    total = sum((number * unit.factor for (number, _), unit in zip(parts, units, strict=True)), Fraction(0))
+    return Scalar(formula=Node("num", value=total / units[0].factor), unit=units[0])
 
 
 def _formula(words: list[Token]) -> Scalar | None:

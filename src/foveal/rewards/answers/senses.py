@@ -32,7 +32,7 @@ class Ratio:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Values side by side (`list`), in braces (`set`), or in brackets of one kind (a tuple or an interval)."""
+    """Values side by side (`list`), in braces (`set`), or in brackets: a tuple or an interval."""
 
     kind: Kind
     items: tuple["Reading", ...]

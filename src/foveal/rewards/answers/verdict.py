@@ -9,23 +9,29 @@ from typing import Any
 from foveal.rewards.answers import choice
 from foveal.rewards.answers.chinese import western
 from foveal.rewards.answers.date import same_clock, same_date
+from foveal.rewards.answers.names import same_figure
 from foveal.rewards.answers.reading import readings
+from foveal.rewards.answers.rewriting import rewritten, rows_as_tuples
 from foveal.rewards.answers.sameness import NO_TERMS, Terms, same
 from foveal.rewards.answers.senses import Reading, Scalar
 from foveal.rewards.answers.text import MAX_LENGTH, clean
 from foveal.rewards.answers.unit import read_unit
 from foveal.rewards.answers.value import TooHard, variables
-from foveal.rewards.answers.words import is_prose, is_text, same_words
+from foveal.rewards.answers.words import is_prose, is_text, same_words, truth_values
 
 _QUOTED_LIST = re.compile(
     r"""\[\s*(?:(?:"[^"\\]*"|'[^'\\]*')\s*(?:,\s*(?:"[^"\\]*"|'[^'\\]*')\s*){0,30})\]"""
 )
 _QUOTED = re.compile(r""""([^"\\]*)"|'([^'\\]*)'""")
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct |right )?(?:answer|result)(?: is| =|:)+ ?(?=.)|answer ?: ?(?=.)",
+    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct |right )?(?:answer|result)"
+    r"(?: is| =|:)+ ?(?=.)|answer ?: ?(?=.)",
     re.IGNORECASE,
 )
 _PERCENT_ASKED = re.compile(r"%|percent|per cent|百分", re.IGNORECASE)
+
+
+_LETTERS_MULTIPLIED = re.compile(r"[a-zA-Z](?:(?: ?(?:\\cdot|\\times|\*) ?| )[a-zA-Z]){1,3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +110,10 @@ def _one(gold: str, answer: str, about: Asked) -> bool | None:
         return bool(truth)
     if not said:
         return False
+    for rule in (truth_values, same_figure):
+        found = rule(truth, said)
+        if found is not None:
+            return found
     if about.options:
         found = _by_options(truth, said, about)
         if found is not None:
@@ -120,9 +130,9 @@ def _one(gold: str, answer: str, about: Asked) -> bool | None:
 
 def prepared(text: str) -> str:
     """The text as the rules read it: cleaned, without "the answer is", Chinese units in letters."""
-    text = clean(text)
+    text = clean(rows_as_tuples(text))
     lead = _LEAD.match(text)
-    return western(text[lead.end() :] if lead is not None else text)
+    return rewritten(western(text[lead.end() :] if lead is not None else text))
 
 
 def _by_options(truth: str, said: str, about: Asked) -> bool | None:
@@ -134,7 +144,7 @@ def _by_options(truth: str, said: str, about: Asked) -> bool | None:
 
 def by_value(truth: str, said: str, about: Asked) -> bool | None:
     """The verdict on two prepared texts without options."""
-    if is_text(truth) and not _is_number_in_words(truth):
+    if is_text(truth) and not _is_number_in_words(truth) and not _is_product(truth, said):
         return same_words(truth, said)
     golds = _with_unit(readings(truth), about.unit)
     if not golds:
@@ -149,9 +159,14 @@ def by_value(truth: str, said: str, about: Asked) -> bool | None:
                 if same(gold, answer, about.terms):
                     return True
             except TooHard:
-                # Two constants that are too large to be computed are no school answers, and not the same text.
+                # Two constants that are too large to be computed are not the same text.
                 hard = hard or not (_is_plain((gold,)) and _is_plain((answer,)))
     return None if hard else False
+
+
+def _is_product(truth: str, said: str) -> bool:
+    """Whether short words are letters that are multiplied: `xy` for the answer `x \\cdot y`."""
+    return len(truth) <= 3 and _LETTERS_MULTIPLIED.fullmatch(said) is not None
 
 
 def _is_number_in_words(text: str) -> bool:
