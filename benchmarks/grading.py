@@ -54,22 +54,16 @@ RULES: tuple[Pair, ...] = (
     ("B", "(B)", True),
 )
 ALGEBRA: tuple[Pair, ...] = (
-    (
-        "\\begin{pmatrix}1 & 2 \\\\ 3 & 4\\end{pmatrix}",
-        "\\begin{bmatrix}1 & 2 \\\\ 3 & 4\\end{bmatrix}",
-        True,
-    ),
-    (
-        "\\begin{pmatrix}1 & 2 \\\\ 3 & 4\\end{pmatrix}",
-        "\\begin{pmatrix}1 & 2 \\\\ 3 & 5\\end{pmatrix}",
-        False,
-    ),
+    ("\\max(x, y)", "\\max(y, x)", True),
     ("6", "\\binom{4}{2}", True),
+    ("7", "\\binom{4}{2}", False),
     ("\\lfloor x \\rfloor + 1", "1 + \\lfloor x \\rfloor", True),
+    ("\\lfloor x \\rfloor + 1", "\\lceil x \\rceil + 1", False),
     ("x+y>3", "3<x+y", True),
     ("x+y>3", "x+y<3", False),
     ("2x<y", "y>2x", True),
-    ("-x>-1", "x<1", True),
+    ("x \\ne 2", "x \\neq 2.0", True),
+    ("\\frac{x}{2}+\\lfloor y \\rfloor", "0.5x+\\lfloor y \\rfloor", True),
 )
 
 

@@ -191,6 +191,8 @@ def _arithmetic(op: str, args: list[Number]) -> Number:
     result = args[0]
     for part in args[1:]:
         result = result + part if op == "add" else result * part
+    if op == "add" and not isinstance(result, Fraction):
+        return _without_noise(result, max(abs(part) for part in args))
     return _bounded(result) if isinstance(result, Fraction) else result
 
 
@@ -262,4 +264,9 @@ def _function(op: str, args: list[Number], natural: bool) -> Number:
         return ctx.log(x) / ctx.log(10)
     if op in ("ln", "log"):
         return ctx.log(x)
-    return getattr(ctx, op)(x)
+    return _without_noise(getattr(ctx, op)(x), ctx.mpf(1))
+
+
+def _without_noise(value: Number, size: Number) -> Number:
+    r"""Exact zero in place of what rounding leaves of it: `\sin \pi`, `\sqrt{2}\sqrt{2}-2`."""
+    return Fraction(0) if abs(value) <= size * _context().mpf(10) ** -55 else value
