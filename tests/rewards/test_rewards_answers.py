@@ -1,5 +1,8 @@
 """The rules behind the default accuracy reward: options, what data says, reduced truths, hostile input."""
 
+import doctest
+import importlib
+import pkgutil
 import random
 import time
 from typing import Any
@@ -8,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from foveal.rewards import answers
 from foveal.rewards.answers.choice import options
 from foveal.rewards.answers.expression import NotReadable, parse
 from foveal.rewards.answers.text import MAX_LENGTH, clean
@@ -19,6 +23,7 @@ from foveal.rewards.rules import Boxed, Choice, Number
 from foveal.rewards.tasks import Task
 from foveal.types import Problem
 
+ANSWER_FILES = [module.name for module in pkgutil.iter_modules(answers.__path__)]
 PATIENCE_S = 6.0
 """CPU seconds for one hostile input: generous, linear rules need some milliseconds."""
 
@@ -339,6 +344,19 @@ def test_the_rules_never_raise_and_pay_a_text_for_itself(
             )
     if gold.strip():
         assert verdict(gold, gold) is True
+
+
+@pytest.mark.parametrize("name", ["boxed", *(f"answers.{name}" for name in ANSWER_FILES)])
+def test_examples_in_the_docstrings(name: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"foveal.rewards.{name}"))
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize(
+    "box", ["\\lfloor 5 \\rfloor \\text{ kg}", "\\binom{5}{1}\\%", "\\max(5, 4) \\text{ million}"]
+)
+def test_words_that_the_reader_of_formulas_drops_are_not_dropped(box: str) -> None:
+    assert judged("5 cm", boxed(box)) == 0.0 and judged("5", boxed(box)) == 0.0
 
 
 def test_longer_answers_than_the_rules_read_are_right_only_as_the_same_text() -> None:

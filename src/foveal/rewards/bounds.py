@@ -1,4 +1,4 @@
-"""How large the value of a formula can be, found from its form, so that no power tower is ever computed."""
+"""How large the value of a formula can be, found from its form: no power tower is ever computed."""
 
 from typing import Any
 
@@ -32,8 +32,10 @@ def power_bits(base: Any, exponent: Any) -> float:
 
     Raises: TooLarge, when it passes `MAX_BITS`, or when the exponent of a formula with symbols is too high.
     """
+    if _has_symbols(exponent):
+        return bits(base) + bits(exponent)  # stays as it is
     height = _height(exponent)
-    if getattr(base, "free_symbols", None) and height > MAX_SYMBOLIC_EXPONENT_BITS:
+    if _has_symbols(base) and height > MAX_SYMBOLIC_EXPONENT_BITS:
         raise TooLarge("a formula to a power of more than 127")
     return _grown(bits(base), height)
 
@@ -44,7 +46,11 @@ def factorial_bits(argument: Any) -> float:
     Raises: TooLarge, when it passes `MAX_BITS`.
     """
     height = _height(argument)
-    return _grown(height, height)
+    return height if _has_symbols(argument) else _grown(height, height)
+
+
+def _has_symbols(formula: Any) -> bool:
+    return bool(getattr(formula, "free_symbols", None))
 
 
 def _grown(size: float, height: float) -> float:

@@ -88,7 +88,7 @@ def _measured(text: str) -> Scalar | None:
         formula = (
             found.formula if power == 1 else Node("mul", (found.formula, Node("num", value=Fraction(power))))
         )
-        letter = len(tail) == 1 and text[place - 1] != " " and tail.isalpha()
+        letter = len(tail) == 1 and text[place - 1] != " " and tail.islower()
         return replace(
             found, formula=formula, unit=unit, bare_letter=letter, digits=found.digits if power == 1 else ""
         )

@@ -60,7 +60,7 @@ _DERIVED: Mapping[str, tuple[str, str]] = {
     "capacitance": ("mass-1 length-2 time4 current2", "F=1 μF=1/1000000 farad=1"),
     "magnetic": ("mass1 time-2 current-1", "T=1 mT=1/1000 tesla=1"),
     "flux": ("mass1 length2 time-2 current-1", "Wb=1 weber=1"),
-    "speed": ("length1 time-1", "mph=44704/100000 kmh=10/36 kph=10/36 knot=1852/3600"),
+    "speed": ("length1 time-1", "mph=44704/100000 kmh=10/36 kph=10/36 kmph=10/36 knot=1852/3600"),
     "rad": ("angle1", "rad=1 radian=1"),
 }  # fmt: skip
 MAGNITUDES = {

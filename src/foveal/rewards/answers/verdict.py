@@ -56,6 +56,9 @@ def asked(question: str, meta: Mapping[str, Any]) -> Asked:
     choices: object = meta.get("choices")
     if choices is None or choices == [] or choices == {}:
         choices = meta.get("options")
+    if isinstance(choices, str):  # a list that is stored as text
+        listed = alternatives(choices)
+        choices = listed if len(listed) > 1 else None
     found = choice.options(choices) if choices is not None else {}
     unit = meta.get("unit")
     return Asked(
@@ -85,7 +88,10 @@ def alternatives(gold: str) -> tuple[str, ...]:
     text = gold.strip()
     if len(text) > MAX_LENGTH or _QUOTED_LIST.fullmatch(text) is None:
         return (gold,)
-    return tuple(one or two for one, two in _QUOTED.findall(text)) or (gold,)
+    found = tuple(one or two for one, two in _QUOTED.findall(text))
+    if len(found) > 1 and all(len(part) == 1 and part.isupper() for part in found):
+        return (", ".join(found),)  # several options, all of which are asked for
+    return found or (gold,)
 
 
 def verdict(gold: str, answer: str, about: Asked = PLAIN) -> bool | None:

@@ -5,7 +5,7 @@ import re
 _WORDS = re.compile(r"[^\W\d_]++(?:(?:['.-]{1,2}+ ?| )[^\W\d_]++)*+\.?")
 _ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _DROPPED = re.compile(r"[\"'`.!?*]")
-_TRUTH = {"t": "true", "f": "false"}
+_TRUTH = {"t": "true", "f": "false", "y": "yes", "n": "no"}
 _BETWEEN = re.compile(r"[-_/ ]+")
 _YES, _NO = "yes", "no"
 _SAME = {
@@ -65,7 +65,7 @@ def plain_words(text: str) -> str:
 def truth_values(gold: str, answer: str) -> bool | None:
     """Whether `T` or `F` and a word for it say the same; None where neither is such a letter with a word."""
     one, two = gold.casefold(), answer.casefold()
-    if (one in _TRUTH) == (two in _TRUTH) or not {one, two} & {"true", "false"}:
+    if (one in _TRUTH) == (two in _TRUTH) or not {one, two} & set(_TRUTH.values()):
         return None
     return _TRUTH.get(one, one) == _TRUTH.get(two, two)
 
