@@ -62,6 +62,12 @@ def problem(answer: str, *, images: tuple[Image.Image, ...] = (), name: str = "p
     return Problem(id=name, question="q", images=images, answer=answer)
 
 
+FLOOR = "\\lfloor x \\rfloor + 1"
+"""A truth that the rules leave to a worker."""
+ENDLESS = "\\lfloor (x+y+z+w+1)^{60} \\rfloor"
+"""An answer that costs a worker more than its limit."""
+
+
 def completions(*texts: str) -> list[Completion]:
     return [Completion(token_ids=(1,), sampled_logprobs=(0.0,), text=text, finish="stop") for text in texts]
 
@@ -159,7 +165,7 @@ def test_an_idle_worker_that_was_killed_is_replaced() -> None:
         (worker,) = grader._pool._idle
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
-        assert grader.grade(problem("x+2"), completions("\\boxed{2+x}")).rewards == (1.0,)
+        assert grader.grade(problem(FLOOR), completions("\\boxed{\\lfloor x \\rfloor+1}")).rewards == (1.0,)
 
 
 def test_workers_start_in_the_background_and_grade_the_first_completions() -> None:
@@ -168,7 +174,7 @@ def test_workers_start_in_the_background_and_grade_the_first_completions() -> No
         grader.start()
         one, two = grader._pool._idle
         assert not one._ready and not two._ready  # nothing waited for them
-        assert grader.grade(problem("x+1"), completions("\\boxed{1+x}")).rewards == (1.0,)
+        assert grader.grade(problem(FLOOR), completions("\\boxed{1+\\lfloor x \\rfloor}")).rewards == (1.0,)
         assert {worker.process.pid for worker in grader._pool._idle} == {one.process.pid, two.process.pid}
     assert one.process.poll() is not None and two.process.poll() is not None
 
@@ -278,7 +284,7 @@ from foveal.types import Completion, Problem
 grader = Grader([Mathruler()], cpu_limit_s=60.0)
 p = Problem(id="p", question="q", images=(), answer="x+1")
 c = lambda t: [Completion(token_ids=(1,), sampled_logprobs=(0.0,), text=t, finish="stop")]
-grader.grade(p, c("\\\\boxed{1+x}"))
+grader.grade(p, c("\\\\boxed{1+\\\\lfloor x \\\\rfloor}"))
 print(grader._pool._idle[0].process.pid, flush=True)
 try:
     grader.grade(p, c("\\\\boxed{(x+y+1)**60*(x-y+2)**50}"))

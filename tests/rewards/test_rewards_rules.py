@@ -140,8 +140,16 @@ def test_plain_integers_and_words_are_settled_without_algebra_at_twenty_thousand
 
 
 def test_a_hard_comparison_is_left_to_a_worker() -> None:
-    task = Boxed().settle(problem("2"), boxed("9^{9^{9^{9}}}"))
-    assert isinstance(task, Task) and task.arguments == ("2", "9^{9^{9^{9}}}")
+    task = Boxed().settle(problem("2"), boxed("\\binom{2}{1}"))
+    assert isinstance(task, Task) and task.arguments == ("2", "\\binom{2}{1}")
+    assert Boxed()(problem("2"), boxed("\\binom{2}{1}")) == 1.0
+
+
+def test_constants_that_are_too_large_to_compute_are_wrong_at_once() -> None:
+    for box in ("9^{9^{9^{9}}}", "10^{99999}", "99999!", "1.6e-5000"):
+        assert Boxed().settle(problem("2"), boxed(box)) == 0.0
+    assert Boxed()(problem("10^{99999}"), boxed("10^{99998}")) == 0.0
+    assert Boxed()(problem("1.6e-500"), boxed("1.7e-500")) == 0.0
 
 
 @given(st.integers(), st.integers())

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foveal.console import Console
 from rich.table import Table
 
+from foveal.console import Console
 from foveal.evaluation.compare import COLD_START
 from foveal.evaluation.records import ProblemRecord
 from foveal.quickstart.folder import DEFAULT_OUT, STUDY

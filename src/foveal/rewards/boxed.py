@@ -20,7 +20,8 @@ MAX_GOLD = 1000
 MAX_WORDS = 60
 MAX_LINES = 6
 _STATEMENT = re.compile(
-    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct )?(?:answer|option|choice) ?(?:is|:)? ?:? ?(.+)",
+    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct )?(?:answer|option|choice) ?"
+    r"(?:is|:)? ?:? ?(.+)",
     re.IGNORECASE,
 )
 

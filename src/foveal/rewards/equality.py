@@ -1,8 +1,8 @@
 r"""Whether two answers are the same: our rules first, math-verify for the formulas that they leave.
 
 The rules (`foveal.rewards.answers`) decide numbers, units, percentages, ratios, words, dates, options,
-lists, tuples, sets, intervals, equations and the formulas of school mathematics. What is left (matrices,
-inequalities in several letters, floor, binomials) is compared by math-verify's comparison on formulas that
+lists, tuples, sets, intervals, equations and the formulas of school mathematics. What is left (floors,
+binomials, inequalities in several letters) is compared by math-verify's comparison on formulas that
 `foveal.rewards.latex` read, which lets no text reach an evaluator. `docs/rewards.md` says what counts as
 equal, kind by kind, and where math-verify and mathruler judge otherwise.
 """
@@ -12,6 +12,7 @@ import re
 from foveal.rewards.answers.text import MAX_LENGTH, clean
 from foveal.rewards.answers.verdict import PLAIN, Asked, verdict
 
+_WORD = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|log|ln|max|min|mod)[A-Za-z]{2,}|%")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 
 
@@ -61,6 +62,8 @@ def by_algebra(gold: str, answer: str) -> float | None:
     truth = latex.parse(_ascii(gold))
     if truth is None:
         return None
+    if _WORD.findall(_ascii(answer)) != _WORD.findall(_ascii(gold)):
+        return 0.0  # the reader drops units and words, whichever they are
     found = latex.parse(_ascii(answer))
     return float(found is not None and latex.same(truth, found))
 

@@ -7,13 +7,14 @@ _LEAD = re.compile(
 )
 _UNITS = {
     "平方千米": "km^2", "平方公里": "km^2", "平方厘米": "cm^2", "平方分米": "dm^2", "平方毫米": "mm^2",
-    "平方米": "m^2", "立方厘米": "cm^3", "立方分米": "dm^3", "立方米": "m^3", "千米/时": "km/h", "千米/小时": "km/h",
-    "公里/小时": "km/h", "米/秒": "m/s", "米/分": "m/min", "摄氏度": "degC", "厘米": "cm", "毫米": "mm", "分米": "dm",
-    "千米": "km", "公里": "km", "米": "m", "千克": "kg", "公斤": "kg", "毫克": "mg", "克": "g", "吨": "t",
-    "毫升": "mL", "升": "L", "小时": "hour", "分钟": "minute", "秒钟": "second", "秒": "second", "天": "day",
-    "周": "week", "年": "year", "个月": "month", "岁": "year", "美元": "dollar", "元": "yuan", "块钱": "yuan",
-    "块": "yuan", "度": "°", "牛顿": "N", "牛": "N", "焦耳": "J", "焦": "J", "瓦": "W", "伏": "V", "安": "A",
-    "欧": "Ω", "帕": "Pa", "倍": "times",
+    "平方米": "m^2", "立方厘米": "cm^3", "立方分米": "dm^3", "立方米": "m^3",
+    "千米/时": "km/h", "千米/小时": "km/h",
+    "公里/小时": "km/h", "米/秒": "m/s", "米/分": "m/min", "摄氏度": "degC", "厘米": "cm", "毫米": "mm",
+    "分米": "dm", "千米": "km", "公里": "km", "米": "m", "千克": "kg", "公斤": "kg", "毫克": "mg", "克": "g",
+    "吨": "t", "毫升": "mL", "升": "L", "小时": "hour", "分钟": "minute", "秒钟": "second", "秒": "second",
+    "天": "day", "周": "week", "年": "year", "个月": "month", "岁": "year", "美元": "dollar", "元钱": "yuan",
+    "元": "yuan", "块钱": "yuan", "块": "yuan", "度": "°", "牛顿": "N", "牛": "N", "焦耳": "J", "焦": "J",
+    "瓦": "W", "伏": "V", "安": "A", "欧": "Ω", "帕": "Pa", "倍": "times",
 }  # fmt: skip
 _UNIT = re.compile(
     "(?<=[0-9}) 万亿π])(?:" + "|".join(sorted(map(re.escape, _UNITS), key=len, reverse=True)) + ")$"
@@ -24,6 +25,7 @@ _NUMERAL = re.compile("([零〇一二两三四五六七八九十百千万亿]{1,
 _DIGITS = {sign: n for n, sign in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _STEPS = {"十": 10, "百": 100, "千": 1000}
 _IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
+_PARTS = re.compile("([一二两三四五六七八九十百]{1,7})(分之)([一二两三四五六七八九十百]{1,7})")
 _FRACTION = re.compile("([0-9]{1,9})分之([0-9]{1,9})")
 
 
@@ -43,14 +45,19 @@ def western(text: str) -> str:
     lead = _LEAD.match(text)
     if lead is not None and lead.end() < len(text):
         text = text[lead.end() :].strip()
-    text = _numerals(text)
+    text = _numerals(_PARTS.sub(lambda found: "".join(_digits(found, n) for n in (1, 2, 3)), text))
+    text = re.sub("(?:百|100)分之([0-9.]+)", r"\1%", text)
     text = _FRACTION.sub(r"\2/\1", text)
     text = text.replace("又", " ") if re.fullmatch(r"[0-9]+又[0-9]+/[0-9]+", text) else text
     text = text.replace("或者", " or ").replace("或", " or ") if re.search("[0-9})]或", text) else text
     text = text.replace("和", " and ") if re.search("[0-9A-Z})]和", text) else text
-    text = re.sub("百分之([0-9.]+)", r"\1%", text)
     text = _UNIT.sub(lambda found: " " + _UNITS[found[0]], text)
     return _COUNTED.sub("", text).strip()
+
+
+def _digits(found: re.Match[str], group: int) -> str:
+    value = _value(found[group]) if group != 2 else None
+    return found[group] if value is None else str(value)
 
 
 def _numerals(text: str) -> str:

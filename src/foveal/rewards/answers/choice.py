@@ -7,6 +7,7 @@ Options come as a list, a table from letter to text, `{label: [...], text: [...]
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 from foveal.rewards.answers.text import clean
 from foveal.rewards.answers.words import plain_words
@@ -17,11 +18,14 @@ _LABELLED = re.compile(
     re.IGNORECASE,
 )
 _NAMED = re.compile(
-    r"(?:the )?(?:correct )?(?:option|choice|answer)(?: is)? ?:? ?[(\[]?([A-Za-z])[)\]]?", re.IGNORECASE
+    r"(?:the )?(?:correct )?(?:option|choice|answer)(?: is)? ?:? ?[(\[]?([A-Za-z])[)\]]?"
+    r"|(?:option )?([A-Z])[.,]? is (?:the )?(?:correct|right)(?: answer| option)?",
+    re.IGNORECASE,
 )
 _LETTERS = re.compile(r"[A-H](?:(?: ?[,;/&] ?| and | ?, and | )[A-H])+|[A-H]{2,8}")
 _ANOTHER = re.compile(
-    r"(?<![A-Za-z])[(\[]?[A-H](?:[.:)\]]|$)|(?<![A-Za-z])(?:or|and|not) [(\[]?[A-H](?![A-Za-z])"
+    r"(?<![A-Za-z])[(\[]?[A-H][.:)\]]|^[(\[]?[A-Za-z][)\]]?$"
+    r"|(?<![A-Za-z])(?:or|and|not) [(\[]?[A-H](?![A-Za-z])"
 )
 _INDEX = re.compile(r"[0-9]{1,2}")
 
@@ -29,16 +33,16 @@ Options = Mapping[str, str]
 SameText = Callable[[str, str], bool]
 
 
-def options(choices: object) -> dict[str, str]:
+def options(choices: Any) -> dict[str, str]:
     """Letter -> cleaned text; empty when the problem lists no options."""
     if isinstance(choices, Mapping):
         labels, texts = choices.get("label"), choices.get("text")
-        if _is_list(labels) and _is_list(texts) and len(labels) == len(texts):  # type: ignore[arg-type]
-            return _lettered(list(labels), list(texts))  # type: ignore[call-overload]
+        if _is_list(labels) and _is_list(texts) and len(labels) == len(texts):
+            return _lettered(labels, texts)
         return {str(letter).strip(" .:()").upper(): clean(str(text)) for letter, text in choices.items()}
     if not _is_list(choices):
         return {}
-    rows = list(choices)  # type: ignore[call-overload]
+    rows: list[Any] = list(choices)
     if rows and all(isinstance(row, Mapping) and "text" in row for row in rows):
         labels = [
             row.get("label", row.get("id", letter))
@@ -54,7 +58,7 @@ def options(choices: object) -> dict[str, str]:
     return found
 
 
-def _is_list(value: object) -> bool:
+def _is_list(value: object) -> TypeGuard[Sequence[object]]:
     return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
@@ -74,15 +78,17 @@ def chosen(stated: str, among: Options, same: SameText) -> frozenset[str] | None
     """
     if not among:
         return letters_alone(stated)
-    by_text = _by_text(stated, among, same)
+    labelled = _LABELLED.fullmatch(stated)
+    if labelled is not None and labelled[1].upper() not in among:
+        labelled = None
+    by_text = _by_text(stated, among, same) if labelled is None else None
     if by_text is not None:
         return frozenset((by_text,))
-    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
-    if match is not None:
-        return frozenset((match[1].upper(),)) if match[1].upper() in among else None
-    match = _LABELLED.fullmatch(stated)
-    if match is not None and match[1].upper() in among:
-        letter, rest = match[1].upper(), match[2].strip()
+    letter = _one_letter(stated)
+    if letter is not None:
+        return frozenset((letter,)) if letter in among else None
+    if labelled is not None:
+        letter, rest = labelled[1].upper(), labelled[2].strip()
         by_text = _by_text(rest, among, same)
         if by_text == letter or (by_text is None and _holds(rest, letter, among)):
             return frozenset((letter,))
@@ -104,11 +110,17 @@ def _several(stated: str, among: Options, same: SameText) -> frozenset[str] | No
     return None
 
 
+def _one_letter(stated: str) -> str | None:
+    """The letter that a text is, or names as the answer: `b`, `(B)`, "option B", "B is correct"."""
+    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
+    return None if match is None else next(group for group in match.groups() if group).upper()
+
+
 def letters_alone(stated: str) -> frozenset[str] | None:
     """The letters of a text that is nothing but option letters."""
-    match = _LETTER.fullmatch(stated) or _NAMED.fullmatch(stated)
-    if match is not None:
-        return frozenset((match[1].upper(),))
+    letter = _one_letter(stated)
+    if letter is not None:
+        return frozenset((letter,))
     return frozenset(s for s in stated if s in string.ascii_uppercase) if _LETTERS.fullmatch(stated) else None
 
 
@@ -166,9 +178,9 @@ def without_options(gold: str, answer: str, *, letters: str = "A-J") -> bool | N
     if match is None:
         return None
     letter, rest = match[1] or match[2] or match[4], match[3] or match[5] or ""
-    said = _LETTER.fullmatch(answer) or _NAMED.fullmatch(answer)
-    if said is not None:
-        return said[1].upper() == letter
+    named = _one_letter(answer)
+    if named is not None:
+        return named == letter
     said = _LABELLED.fullmatch(answer)
     if said is None or not said[1].isupper():
         return bool(rest) and plain_words(answer) == plain_words(rest)

@@ -46,7 +46,7 @@ class Date(NamedTuple):
 
 
 class Clock(NamedTuple):
-    """A time of day. `half` is "am", "pm" or "" when it was not said; `marked` when it can be nothing else."""
+    """A time of day. `half` is "am", "pm" or "" when not said; `marked` when it can be nothing else."""
 
     hour: int
     minute: int
@@ -104,7 +104,7 @@ def _clock(hour: int, minute: int, second: int, half: str, *, marked: bool) -> C
 
 
 def same_date(gold: str, answer: str) -> bool | None:
-    """Whether two dates are the same; None where the truth is no date. A year may be left out by the truth."""
+    """Whether two dates are the same; None where the truth is no date. The truth may lack a year."""
     one = read_date(gold)
     if one is None:
         return None

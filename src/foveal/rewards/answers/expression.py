@@ -13,7 +13,7 @@ from typing import NamedTuple
 MAX_TOKENS = 300
 MAX_DEPTH = 40
 MAX_DIGITS = 400
-MAX_POWER_OF_TEN = 400
+MAX_POWER_OF_TEN = 1000
 """Larger exponents in `1e999` are not read: exact arithmetic on them would cost time in the caller."""
 
 GREEK = frozenset(
@@ -26,7 +26,8 @@ _NOT_LETTERS = frozenset(
 )
 
 _TOKEN = re.compile(
-    r" ?(?:(?P<num>(?:\d+\.?\d*|\.\d+)(?:\\overline ?\{\d{1,20}\}|\\dot ?\{?\d\}?)?(?:[eE][+-]?\d{1,6}(?!\d|\.))?)"
+    r" ?(?:(?P<num>(?:\d+\.?\d*|\.\d+)(?:\\overline ?\{\d{1,20}\}|\\dot ?\{?\d\}?)?"
+    r"(?:[eE][+-]?\d{1,6}(?!\d|\.))?)"
     r"|\\(?P<cmd>[A-Za-z]+)|(?P<word>[A-Za-z]+)|(?P<sign>[-+*/^_(){}\[\]|!√∛°']))"
 )
 _NUMERAL = re.compile(r"(\d*)\.?(\d*)(?:\\overline ?\{(\d+)\}|\\dot ?\{?(\d)\}?)?(?:[eE]([+-]?\d+))?")
@@ -37,8 +38,8 @@ class NotReadable(Exception):
 
 
 class Node(NamedTuple):
-    """One operation: `num` (value), `var` (name), `add`, `mul`, `div`, `pow`, `neg`, `root` (index, radicand),
-    `abs`, `fact`, `deg`, `log` (base, argument) or a function by its name.
+    """One operation: `num` (value), `var` (name), `add`, `mul`, `div`, `pow`, `neg`, `root` (index,
+    radicand), `abs`, `fact`, `deg`, `log` (base, argument) or a function by its name.
     """
 
     op: str
@@ -60,17 +61,28 @@ def tokens(text: str) -> list[Token]:
 
     Raises: NotReadable, at the first character that the grammar does not know.
     """
-    found, place = [], 0
+    found: list[Token] = []
+    place = 0
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None or len(found) >= MAX_TOKENS:
             if not text[place:].strip():
                 break
             raise NotReadable(text)
-        kind = match.lastgroup or ""
-        found.append(Token(kind, match[kind], match[0].startswith(" ")))
+        kind, spaced = match.lastgroup or "", match[0].startswith(" ")
+        word = match[kind]
+        if kind == "word" and _is_product(word):  # of `ab^2` only b is squared
+            found.extend(Token(kind, letter, spaced and not n) for n, letter in enumerate(word))
+        else:
+            found.append(Token(kind, word, spaced))
         place = match.end()
     return found
+
+
+def _is_product(word: str) -> bool:
+    """Whether a word is letters that are multiplied, not a function, a constant or a unit."""
+    named = word in FUNCTIONS or word in GREEK or word in _WORDS_AS_FUNCTIONS or word in ("pi", "sqrt")
+    return 1 < len(word) <= 3 and not named and word.lower() not in _NOT_LETTERS
 
 
 def numeral(text: str) -> Fraction:
@@ -172,7 +184,7 @@ class _Parser:
         return self.product()
 
     def quotient(self, above: Node) -> Node:
-        """Digits over digits, and whatever over a bracket, are closed; other denominators take their neighbours."""
+        """Digits over digits, and anything over a bracket, are closed; others take what follows."""
         closed = (above.op == "num" and self.peek().kind == "num") or self.sign("(", "{")
         if not closed:
             return Node("div", (above, self.signed()))
@@ -216,7 +228,10 @@ class _Parser:
 
     def power(self) -> Node:
         base = self.atom()
+        start = self.place
         while True:
+            if self.place > start + MAX_DEPTH:
+                raise NotReadable("too many signs behind one value")
             if self.sign("!"):
                 self.place += 1
                 base = Node("fact", (base,))
@@ -239,6 +254,14 @@ class _Parser:
         return Node("neg", (node,)) if minus else node
 
     def atom(self) -> Node:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise NotReadable("nested too deep")
+        node = self.bare_atom()
+        self.depth -= 1
+        return node
+
+    def bare_atom(self) -> Node:
         word = self.take()
         if word.kind == "num":
             if self.peek().kind == "num":
@@ -270,10 +293,9 @@ class _Parser:
             return self.root()
         if word == "pi" or word in GREEK:
             return self.variable(word)
-        if len(word) > 3 or word.lower() in _NOT_LETTERS:
+        if len(word) > 1:
             raise NotReadable(word)
-        factors = [Node("var", name=letter) for letter in word[:-1]] + [self.variable(word[-1])]
-        return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
+        return self.variable(word)
 
     def variable(self, name: str) -> Node:
         if self.sign("_"):
@@ -334,7 +356,7 @@ class _Parser:
         for _ in range(2):
             if self.sign("_"):
                 self.place += 1
-                base = self.atom()
+                base = self.subscript()
             elif self.sign("^"):
                 self.place += 1
                 power = self.exponent()
@@ -345,6 +367,12 @@ class _Parser:
         argument = self.function_argument()
         node = Node(name, (argument,)) if base is None else Node("log", (base, argument))
         return node if power is None else Node("pow", (node, power))
+
+    def subscript(self) -> Node:
+        """The base of a logarithm: a numeral, a letter or a group."""
+        if self.peek().kind == "num":
+            return Node("num", value=numeral(self.take().text))
+        return self.atom()
 
     def function_argument(self) -> Node:
         if self.sign("("):

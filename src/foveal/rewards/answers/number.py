@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
-from foveal.rewards.answers.reading import Scalar, readings
+from foveal.rewards.answers.reading import readings
 from foveal.rewards.answers.sameness import same_scalar
+from foveal.rewards.answers.senses import Scalar
 from foveal.rewards.answers.value import Number, TooHard, as_real, constant, variables
 
 

@@ -7,9 +7,11 @@ from fractions import Fraction
 from typing import TypeVar
 
 from foveal.rewards.answers.expression import Node
-from foveal.rewards.answers.reading import Equation, Group, Interval, Ratio, Reading, Region, Scalar
+from foveal.rewards.answers.senses import Equation, Group, Interval, Ratio, Reading, Region, Scalar
 from foveal.rewards.answers.value import (
     POINTS,
+    Number,
+    as_fraction,
     close,
     constant,
     contains,
@@ -67,6 +69,8 @@ def _same_name(one: str, two: str) -> bool:
         len(one) > 2 and len(two) > 2 and one.isalpha() and two.isalpha() and one.lower() == two.lower()
     ):
         return True
+    if {one, two} == {"y", "f(x)"}:
+        return True
     kinds = [re.sub(r"\(.*\)", "", name).strip("{}|").replace("angle", "") for name in (one, two)]
     words = [name.isalpha() and name.islower() and len(name) > 2 for name in kinds]
     if any(words):  # "area = 12" and "S = 12"
@@ -90,6 +94,8 @@ def same_scalar(gold: Scalar, answer: Scalar, terms: Terms = NO_TERMS) -> bool:
             return False
         if gold.unit.factor == answer.unit.factor:
             return same_value(gold, answer, terms)
+        if variables(gold.formula) or variables(answer.formula):
+            return False
         left, right = (constant(side.formula) for side in (gold, answer))
         factor = answer.unit.factor / gold.unit.factor
         if terms.places is not None or not isinstance(left, Fraction) or not isinstance(right, Fraction):
@@ -105,17 +111,17 @@ def same_scalar(gold: Scalar, answer: Scalar, terms: Terms = NO_TERMS) -> bool:
     return same_value(gold, answer, terms)
 
 
-def _times(value: object, factor: Fraction) -> object:
+def _times(value: Number, factor: Fraction) -> Number:
     if isinstance(value, Fraction):
         return value * factor
-    return value * factor.numerator / factor.denominator  # type: ignore[operator]
+    return value * factor.numerator / factor.denominator
 
 
 def _same_percent(gold: Scalar, answer: Scalar, terms: Terms) -> bool:
     if gold.percent and answer.percent:
         return same_value(gold, answer, terms)
     share, plain = (gold, answer) if gold.percent else (answer, gold)
-    if plain.unit is not None:
+    if plain.unit is not None or variables(plain.formula) or variables(share.formula):
         return False
     value, whole = constant(share.formula), constant(plain.formula)
     if _equal(_times(value, Fraction(1, 100)), whole, terms):
@@ -136,22 +142,21 @@ def same_value(gold: Scalar, answer: Scalar, terms: Terms = NO_TERMS) -> bool:
     return _rounds(answer.digits, right, left) or _rounds(gold.digits, left, right)
 
 
-def _equal(left: object, right: object, terms: Terms) -> bool:
+def _equal(left: Number, right: Number, terms: Terms) -> bool:
     if close(left, right):
         return True
-    if terms.places is None or not (isinstance(left, Fraction) and isinstance(right, Fraction)):
-        return False
-    return _rounded(left, terms.places) == _rounded(right, terms.places)
+    return terms.places is not None and _rounded(left, terms.places) == _rounded(right, terms.places)
 
 
-def _rounded(value: Fraction, places: int) -> int:
+def _rounded(value: Number, places: int) -> int:
     """The value in units of the last place, halves away from zero."""
+    value = value if isinstance(value, Fraction) else as_fraction(value)
     scaled = abs(value) * 10**places + Fraction(1, 2)
-    whole = scaled.numerator // scaled.denominator
+    whole = int(scaled.numerator // scaled.denominator)
     return -whole if value < 0 else whole
 
 
-def _rounds(digits: str, decimal: object, exact: object) -> bool:
+def _rounds(digits: str, decimal: Number, exact: Number) -> bool:
     """Whether the decimal is the rounding of the value, and long enough to stand for it."""
     whole, dot, fraction = digits.lower().partition(".")
     if not dot or not fraction.isdigit() or not isinstance(decimal, Fraction):
@@ -165,17 +170,16 @@ def _rounds(digits: str, decimal: object, exact: object) -> bool:
     return bool(distance * 2 * 10 ** len(fraction) <= 1)
 
 
-def _minus(exact: object, decimal: Fraction) -> object:
+def _minus(exact: Number, decimal: Fraction) -> Number:
     if isinstance(exact, Fraction):
         return exact - decimal
-    return exact - type(exact)(decimal.numerator) / decimal.denominator  # type: ignore[operator,call-arg]
+    return exact - type(exact)(decimal.numerator) / decimal.denominator
 
 
 def _same_ratio(gold: Reading, answer: Reading) -> bool:
-    parts = [_ratio_parts(side) for side in (gold, answer)]
-    if parts[0] is None or parts[1] is None or len(parts[0]) != len(parts[1]):
+    one, two = _ratio_parts(gold), _ratio_parts(answer)
+    if one is None or two is None or len(one) != len(two):
         return False
-    one, two = parts
     return all(
         same_formula(Node("mul", (one[0], right)), Node("mul", (left, two[0])))
         for left, right in zip(one[1:], two[1:], strict=True)
@@ -215,8 +219,9 @@ def _same_equation(gold: Reading, answer: Reading) -> bool:
 def _difference(side: Reading) -> Node | None:
     if isinstance(side, Equation):
         return Node("add", (side.left, Node("neg", (side.right,))))
-    if isinstance(side, Scalar) and side.name and side.unit is None and len(side.name) == 1:
-        return Node("add", (Node("var", name=side.name), Node("neg", (side.formula,))))
+    name = side.name.replace("f(x)", "y") if isinstance(side, Scalar) else ""
+    if isinstance(side, Scalar) and side.unit is None and len(name) == 1:
+        return Node("add", (Node("var", name=name), Node("neg", (side.formula,))))
     return None
 
 

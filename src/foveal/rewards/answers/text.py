@@ -15,14 +15,15 @@ _VULGAR = {
     "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8", "⅞": "7/8",
 }  # fmt: skip
 _SIGNS = {
-    "−": "-", "–": "-", "—": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/", "×": "\\times ", "·": "\\cdot ",
-    "⋅": "\\cdot ", "∙": "\\cdot ", "π": "\\pi ", "∞": "\\infty ", "±": "\\pm ", "≤": "\\le ", "⩽": "\\le ",
-    "≥": "\\ge ", "⩾": "\\ge ", "≠": "\\ne ", "≈": "\\approx ", "∪": "\\cup ", "∈": "\\in ", "∅": "\\emptyset ",
-    "∠": "\\angle ", "△": "\\triangle ", "º": "°", "˚": "°", "℃": "°C ", "℉": "°F ", "ℝ": "\\R ", "θ": "\\theta ",
-    "α": "\\alpha ", "β": "\\beta ", "γ": "\\gamma ", "λ": "\\lambda ", "φ": "\\phi ", "ω": "\\omega ",
-    "µ": "μ", "Ω": "Ω", "∶": ":", "，": ", ", "、": ", ", "。": ".", "．": ".", "；": "; ", "’": "'", "‘": "'",
-    "“": '"', "”": '"', "′": "'", "∼": "~", "∣": "|", "【": "[", "】": "]", "〔": "(", "〕": ")",
-    "\u200b": "", "\ufeff": "", "\u200e": "", "\u2060": "",
+    "−": "-", "–": "-", "—": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/", "×": "\\times ",
+    "·": "\\cdot ", "⋅": "\\cdot ", "∙": "\\cdot ", "π": "\\pi ", "∞": "\\infty ", "±": "\\pm ",
+    "≤": "\\le ", "⩽": "\\le ", "≥": "\\ge ", "⩾": "\\ge ", "≠": "\\ne ", "≈": "\\approx ",
+    "∪": "\\cup ", "∈": "\\in ", "∅": "\\emptyset ", "∠": "\\angle ", "△": "\\triangle ", "º": "°",
+    "˚": "°", "℃": "°C ", "℉": "°F ", "ℝ": "\\R ", "θ": "\\theta ", "α": "\\alpha ", "β": "\\beta ",
+    "γ": "\\gamma ", "λ": "\\lambda ", "φ": "\\phi ", "ω": "\\omega ", "µ": "μ", "Ω": "Ω", "∶": ":",
+    "，": ", ", "、": ", ", "。": ".", "．": ".", "；": "; ", "’": "'", "‘": "'", "“": '"', "”": '"',
+    "′": "'", "∼": "~", "∣": "|", "【": "[", "】": "]", "〔": "(", "〕": ")", "\u200b": "", "\ufeff": "",
+    "\u200e": "", "\u2060": "",
 }  # fmt: skip
 _CHARACTERS = str.maketrans(
     {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}  # full-width forms of ASCII
@@ -44,16 +45,18 @@ _SPACING = re.compile(
     r"\\[,;:!> ]|\\q?quad|\\(?:[bB]ig{1,2}[lrm]?|left|right|displaystyle|limits|,)(?![A-Za-z])|~"
 )
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_COLOUR = re.compile(r"\\(?:text)?color ?\{[A-Za-z]{1,12}\}")
 _DEGREE = re.compile(r"\^ ?(?:\\circ(?![A-Za-z])|\{ ?\\circ ?\})|\\degree(?![A-Za-z])|\\circ(?![A-Za-z])")
 _TEMPERATURE = re.compile(r"° ?\{?([CF])\}?(?![A-Za-z])")
 _SYNONYMS = {
-    "\\leq": "\\le", "\\leqslant": "\\le", "\\geq": "\\ge", "\\geqslant": "\\ge", "\\lt": "<", "\\gt": ">",
-    "\\neq": "\\ne", "\\varnothing": "\\emptyset", "\\div": "/", "\\ast": "*", "\\lbrace": "\\{",
-    "\\rbrace": "\\}", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\dots": "\\ldots", "\\colon": ":",
-    "\\mid": "|", "\\varphi": "\\phi", "\\varepsilon": "\\epsilon", "\\bigcup": "\\cup", "\\lor": " or ",
-    "\\land": " and ", "\\lbrack": "[", "\\rbrack": "]", "\\arcsin": "\\asin", "\\arccos": "\\acos",
-    "\\arctan": "\\atan", "\\mp": "\\pm", "\\percent": "%", "\\pounds": "£", "\\euro": "€", "\\approxeq": "\\approx",
-    "\\simeq": "\\approx", "\\ohm": "Ω", "\\Omega": "Ω", "\\mu": "μ",
+    "\\leq": "\\le", "\\leqslant": "\\le", "\\geq": "\\ge", "\\geqslant": "\\ge", "\\lt": "<",
+    "\\gt": ">", "\\neq": "\\ne", "\\varnothing": "\\emptyset", "\\div": "/", "\\ast": "*",
+    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\lvert": "|", "\\rvert": "|", "\\vert": "|",
+    "\\dots": "\\ldots", "\\colon": ":", "\\mid": "|", "\\varphi": "\\phi", "\\varepsilon": "\\epsilon",
+    "\\bigcup": "\\cup", "\\lor": " or ", "\\land": " and ", "\\lbrack": "[", "\\rbrack": "]",
+    "\\arcsin": "\\asin", "\\arccos": "\\acos", "\\arctan": "\\atan", "\\mp": "\\pm", "\\percent": "%",
+    "\\pounds": "£", "\\euro": "€", "\\approxeq": "\\approx", "\\simeq": "\\approx", "\\ohm": "Ω",
+    "\\langle": "(", "\\rangle": ")", "\\smallsetminus": "\\setminus", "\\Omega": "Ω", "\\mu": "μ",
 }  # fmt: skip
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z{}])")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
@@ -84,7 +87,8 @@ def clean(text: str) -> str:
     text = one_line(text)
     if len(text) > MAX_LENGTH:
         return text
-    text = one_line(text.translate(_CHARACTERS))
+    text = one_line(text.translate(_CHARACTERS)).strip("`")
+    text = text[2:-2] if len(text) > 4 and text[:2] == text[-2:] == "**" else text
     text = _RAISED_RUN.sub(lambda run: "^{" + run[0].translate(_TO_DIGITS) + "}", text)
     text = _LOWERED_RUN.sub(lambda run: "_{" + run[0].translate(_TO_DIGITS) + "}", text)
     text = _without_delimiters(text)
@@ -92,7 +96,7 @@ def clean(text: str) -> str:
         text = _without_fonts(text)
     text = _TEMPERATURE.sub(r" deg\1 ", text)
     text = text.replace("**", "^") if text.count("**") == 1 or "^" not in text else text
-    return one_line(text).rstrip(".,;:").strip().strip('"').strip()
+    return one_line(text).rstrip(".,;:\\ ").strip('"` ')
 
 
 def _without_delimiters(text: str) -> str:
@@ -104,11 +108,10 @@ def _without_delimiters(text: str) -> str:
 
 
 def _without_fonts(text: str) -> str:
-    if "\\begin" not in text:  # JSON written twice
-        text = _DOUBLED.sub(r"\\", text)
+    text = _DOUBLED.sub(r"\\", text) if "\\begin" not in text else text  # JSON written twice
     for long, short in _PLAIN.items():
         text = text.replace(long, short)
-    text = _THOUSANDS.sub("", text)
+    text = _COLOUR.sub("", _THOUSANDS.sub("", text))
     text = _SPACING.sub(" ", text)
     for _ in range(6):  # fonts inside fonts
         text, changed = _WRAPPED.subn(r" \1 ", text)

@@ -11,15 +11,22 @@ from fractions import Fraction
 from functools import cache
 
 _BASES: Mapping[str, str] = {
-    "length": "m=1 km=1000 dm=1/10 cm=1/100 mm=1/1000 μm=1/1000000 um=1/1000000 nm=1/1000000000 meter=1 metre=1 "
-    "kilometer=1000 kilometre=1000 centimeter=1/100 centimetre=1/100 millimeter=1/1000 millimetre=1/1000 "
-    "decimeter=1/10 decimetre=1/10 inch=254/10000 inches=254/10000 in=254/10000 ft=3048/10000 foot=3048/10000 "
-    "feet=3048/10000 yd=9144/10000 yard=9144/10000 mile=1609344/1000 mi=1609344/1000 Å=1/10000000000",
-    "mass": "kg=1 g=1/1000 mg=1/1000000 t=1000 tonne=1000 ton=1000 kilogram=1 gram=1/1000 milligram=1/1000000 "
-    "lb=45359237/100000000 lbs=45359237/100000000 pound=45359237/100000000 oz=45359237/1600000000 "
-    "ounce=45359237/1600000000",
-    "time": "s=1 sec=1 second=1 ms=1/1000 millisecond=1/1000 min=60 mins=60 minute=60 h=3600 hr=3600 hour=3600 "
-    "day=86400 week=604800",
+    "length": (
+        "m=1 km=1000 dm=1/10 cm=1/100 mm=1/1000 μm=1/1000000 um=1/1000000 nm=1/1000000000 meter=1 "
+        "metre=1 kilometer=1000 kilometre=1000 centimeter=1/100 centimetre=1/100 millimeter=1/1000 "
+        "millimetre=1/1000 decimeter=1/10 decimetre=1/10 inch=254/10000 inches=254/10000 "
+        "in=254/10000 ft=3048/10000 foot=3048/10000 feet=3048/10000 yd=9144/10000 yard=9144/10000 "
+        "mile=1609344/1000 mi=1609344/1000 Å=1/10000000000"
+    ),
+    "mass": (
+        "kg=1 g=1/1000 mg=1/1000000 t=1000 tonne=1000 ton=1000 kilogram=1 gram=1/1000 "
+        "milligram=1/1000000 lb=45359237/100000000 lbs=45359237/100000000 pound=45359237/100000000 "
+        "oz=45359237/1600000000 ounce=45359237/1600000000"
+    ),
+    "time": (
+        "s=1 sec=1 second=1 ms=1/1000 millisecond=1/1000 min=60 mins=60 minute=60 h=3600 hr=3600 "
+        "hour=3600 day=86400 week=604800"
+    ),
     "years": "year=1 yr=1 month=1/12",
     "current": "A=1 mA=1/1000 amp=1 ampere=1",
     "temperature": "K=1 kelvin=1",
@@ -34,6 +41,7 @@ _BASES: Mapping[str, str] = {
     "yen": "yen=1 JPY=1",
     "rupee": "₹=1 rupee=1 Rs=1",
     "candela": "cd=1",
+    "unit": "unit=1",
     "bit": "bit=1 byte=8 KB=8192 MB=8388608 GB=8589934592",
 }
 _DERIVED: Mapping[str, tuple[str, str]] = {
@@ -52,27 +60,34 @@ _DERIVED: Mapping[str, tuple[str, str]] = {
     "capacitance": ("mass-1 length-2 time4 current2", "F=1 μF=1/1000000 farad=1"),
     "magnetic": ("mass1 time-2 current-1", "T=1 mT=1/1000 tesla=1"),
     "flux": ("mass1 length2 time-2 current-1", "Wb=1 weber=1"),
-    "speed": ("length1 time-1", "mph=44704/100000 kmh=10/36 kph=10/36 knot=1852/3600"),
+    "speed": ("length1 time-1", "mph=44704/100000 kmh=10/36 kph=10/36 kmph=10/36 knot=1852/3600"),
     "rad": ("angle1", "rad=1 radian=1"),
 }  # fmt: skip
 MAGNITUDES = {
-    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12,
-    "millions": 10**6, "thousands": 10**3, "billions": 10**9, "mn": 10**6, "bn": 10**9, "万": 10**4, "亿": 10**8,
+    "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "thousands": 10**3, "millions": 10**6, "billions": 10**9, "mn": 10**6, "bn": 10**9, "dozen": 12,
+    "lakh": 10**5, "crore": 10**7, "万": 10**4, "亿": 10**8,
 }  # fmt: skip
 """Words that multiply the number in front of them."""
 
 _NO_NOUN = frozenset(
-    "plus minus times divided multiplied over by squared cubed not is are isn wrong more less than fewer greater "
-    "to from between negative half halves third thirds quarter quarters fourth fourths fifth fifths sixth tenth "
-    "tenths hundredths thousandths hundredth thousandth pair pairs couple score gross and or but if when unless "
-    "except without no none never false incorrect instead mod modulo root power of. a an the hundreds tens "
-    "least most about approximately almost nearly under above below per percent factorial sin cos tan log ln sqrt "
-    "pi inf infinity double triple twice up point base".split()
+    "plus minus times divided multiplied over by squared cubed not is are isn wrong more less than fewer "
+    "greater to from between negative half halves third thirds quarter quarters fourth fourths fifth "
+    "fifths sixth tenth tenths hundredths thousandths hundredth thousandth pair pairs couple score gross "
+    "and or but if when unless except without no none never false incorrect instead mod modulo root power "
+    "of. a an the hundreds tens least most about approximately almost nearly under above below per "
+    "percent factorial sin cos tan log ln sqrt pi inf infinity double triple twice up point base".split()
 )
-_SAME_NOUN = {"persons": "people", "person": "people", "kid": "child", "children": "child", "men": "man",
-              "women": "woman", "yrs": "year"}  # fmt: skip
-_WORD = re.compile(r" ?(?:(?P<word>[A-Za-zμΩÅ]+|[°$€£¥₹])(?: ?(?:\^ ?\{? ?(?P<exp>[+-]?\d) ?\}?|(?P<tail>[23])(?!\d)))?"
-                   r"|(?P<sign>/|\*|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])))")  # fmt: skip
+_SAME_NOUN = {
+    "persons": "people", "person": "people", "kid": "child", "children": "child", "men": "man",
+    "women": "woman",
+    "yrs": "year",
+}  # fmt: skip
+_WORD = re.compile(
+    r" ?(?:(?P<word>[A-Za-zμΩÅ]+|[°$€£¥₹])"
+    r"(?: ?(?:\^ ?\{? ?(?P<exp>[+-]?\d) ?\}?|(?P<tail>[23])(?!\d)))?"
+    r"|(?P<sign>/|\*|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])))"
+)
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 _NOUN = re.compile(r"[A-Za-z][a-z'-]+(?: [A-Za-z][a-z'-]+){0,3}")
 
@@ -108,7 +123,7 @@ def read_unit(text: str) -> Unit | None:
     >>> read_unit("km/h").factor, read_unit("red apples").words == {"red", "apple"}
     (Fraction(5, 18), True)
     """
-    text = text.strip().strip("()").strip()
+    text = text.strip().strip("()").replace("sq.", "sq").replace("cu.", "cu").strip()
     found = _measurement(text)
     if found is not None:
         return found

@@ -97,9 +97,15 @@ def close(one: Number, two: Number) -> bool:
 def as_real(value: Number) -> Number:
     """The value as a real number of 60 digits; TooHard for a complex one."""
     value = _real(value)
-    if hasattr(value, "imag") and value.imag != 0:
+    imaginary = getattr(value, "imag", 0)
+    if abs(imaginary) > abs(value) * _context().mpf(10) ** -45:
         raise TooHard("complex")
-    return value
+    return value.real
+
+
+def as_fraction(value: Number) -> Fraction:
+    """A real number of mpmath's as a fraction, to 200 binary places; TooHard for a complex one."""
+    return Fraction(int(as_real(value) * 2**200), 2**200)
 
 
 def same_formula(one: Node, two: Node) -> bool:
@@ -185,6 +191,8 @@ def _arithmetic(op: str, args: list[Number]) -> Number:
     result = args[0]
     for part in args[1:]:
         result = result + part if op == "add" else result * part
+    if op == "add" and not isinstance(result, Fraction):
+        return _without_noise(result, max(abs(part) for part in args))
     return _bounded(result) if isinstance(result, Fraction) else result
 
 
@@ -256,4 +264,9 @@ def _function(op: str, args: list[Number], natural: bool) -> Number:
         return ctx.log(x) / ctx.log(10)
     if op in ("ln", "log"):
         return ctx.log(x)
-    return getattr(ctx, op)(x)
+    return _without_noise(getattr(ctx, op)(x), ctx.mpf(1))
+
+
+def _without_noise(value: Number, size: Number) -> Number:
+    r"""Exact zero in place of what rounding leaves of it: `\sin \pi`, `\sqrt{2}\sqrt{2}-2`."""
+    return Fraction(0) if abs(value) <= size * _context().mpf(10) ** -55 else value

@@ -9,22 +9,29 @@ from typing import Any
 from foveal.rewards.answers import choice
 from foveal.rewards.answers.chinese import western
 from foveal.rewards.answers.date import same_clock, same_date
-from foveal.rewards.answers.reading import Reading, Scalar, readings
+from foveal.rewards.answers.names import same_figure
+from foveal.rewards.answers.reading import readings
+from foveal.rewards.answers.rewriting import rewritten, rows_as_tuples
 from foveal.rewards.answers.sameness import NO_TERMS, Terms, same
+from foveal.rewards.answers.senses import Reading, Scalar
 from foveal.rewards.answers.text import MAX_LENGTH, clean
 from foveal.rewards.answers.unit import read_unit
 from foveal.rewards.answers.value import TooHard, variables
-from foveal.rewards.answers.words import is_prose, is_text, same_words
+from foveal.rewards.answers.words import is_prose, is_text, same_words, truth_values
 
 _QUOTED_LIST = re.compile(
     r"""\[\s*(?:(?:"[^"\\]*"|'[^'\\]*')\s*(?:,\s*(?:"[^"\\]*"|'[^'\\]*')\s*){0,30})\]"""
 )
 _QUOTED = re.compile(r""""([^"\\]*)"|'([^'\\]*)'""")
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct |right )?(?:answer|result)(?: is| =|:)+ ?(?=.)|answer ?: ?(?=.)",
+    r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct |right )?(?:answer|result)"
+    r"(?: is| =|:)+ ?(?=.)|answer ?: ?(?=.)",
     re.IGNORECASE,
 )
 _PERCENT_ASKED = re.compile(r"%|percent|per cent|百分", re.IGNORECASE)
+
+
+_LETTERS_MULTIPLIED = re.compile(r"[a-zA-Z](?:(?: ?(?:\\cdot|\\times|\*) ?| )[a-zA-Z]){1,3}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,9 @@ def asked(question: str, meta: Mapping[str, Any]) -> Asked:
     choices: object = meta.get("choices")
     if choices is None or choices == [] or choices == {}:
         choices = meta.get("options")
+    if isinstance(choices, str):  # a list that is stored as text
+        listed = alternatives(choices)
+        choices = listed if len(listed) > 1 else None
     found = choice.options(choices) if choices is not None else {}
     unit = meta.get("unit")
     return Asked(
@@ -78,7 +88,10 @@ def alternatives(gold: str) -> tuple[str, ...]:
     text = gold.strip()
     if len(text) > MAX_LENGTH or _QUOTED_LIST.fullmatch(text) is None:
         return (gold,)
-    return tuple(one or two for one, two in _QUOTED.findall(text)) or (gold,)
+    found = tuple(one or two for one, two in _QUOTED.findall(text))
+    if len(found) > 1 and all(len(part) == 1 and part.isupper() for part in found):
+        return (", ".join(found),)  # several options, all of which are asked for
+    return found or (gold,)
 
 
 def verdict(gold: str, answer: str, about: Asked = PLAIN) -> bool | None:
@@ -103,6 +116,10 @@ def _one(gold: str, answer: str, about: Asked) -> bool | None:
         return bool(truth)
     if not said:
         return False
+    for rule in (truth_values, same_figure):
+        found = rule(truth, said)
+        if found is not None:
+            return found
     if about.options:
         found = _by_options(truth, said, about)
         if found is not None:
@@ -119,9 +136,9 @@ def _one(gold: str, answer: str, about: Asked) -> bool | None:
 
 def prepared(text: str) -> str:
     """The text as the rules read it: cleaned, without "the answer is", Chinese units in letters."""
-    text = clean(text)
+    text = clean(rows_as_tuples(text))
     lead = _LEAD.match(text)
-    return western(text[lead.end() :] if lead is not None else text)
+    return rewritten(western(text[lead.end() :] if lead is not None else text))
 
 
 def _by_options(truth: str, said: str, about: Asked) -> bool | None:
@@ -133,14 +150,14 @@ def _by_options(truth: str, said: str, about: Asked) -> bool | None:
 
 def by_value(truth: str, said: str, about: Asked) -> bool | None:
     """The verdict on two prepared texts without options."""
-    if is_text(truth) and not _is_number_in_words(truth):
+    if is_text(truth) and not _is_number_in_words(truth) and not _is_product(truth, said):
         return same_words(truth, said)
     golds = _with_unit(readings(truth), about.unit)
     if not golds:
         return same_words(truth, said) if is_prose(truth) else None
     answers = readings(said)
     if not answers:
-        return False if _is_plain(golds) and ("\\" not in said or is_prose(said)) else None
+        return False if "\\" not in said or _is_plain(golds) and is_prose(said) else None
     hard = False
     for gold in golds:
         for answer in answers:
@@ -148,8 +165,14 @@ def by_value(truth: str, said: str, about: Asked) -> bool | None:
                 if same(gold, answer, about.terms):
                     return True
             except TooHard:
-                hard = True
+                # Two constants that are too large to be computed are not the same text.
+                hard = hard or not (_is_plain((gold,)) and _is_plain((answer,)))
     return None if hard else False
+
+
+def _is_product(truth: str, said: str) -> bool:
+    """Whether short words are letters that are multiplied: `xy` for the answer `x \\cdot y`."""
+    return len(truth) <= 3 and _LETTERS_MULTIPLIED.fullmatch(said) is not None
 
 
 def _is_number_in_words(text: str) -> bool:

@@ -2,21 +2,22 @@
 
 import re
 
-_WORDS = re.compile(r"[^\W\d_]+(?:['.-]{1,2} ?[^\W\d_]+)*\.?(?: [^\W\d_]+(?:['.-]{1,2} ?[^\W\d_]+)*\.?)*")
-_ARTICLE = re.compile(r"(?:the|an|a) (?=.)")
+_WORDS = re.compile(r"[^\W\d_]++(?:(?:['.-]{1,2}+ ?| )[^\W\d_]++)*+\.?")
+_ARTICLE = re.compile(r"^(?:the|an|a) (?=.)")
 _DROPPED = re.compile(r"[\"'`.!?*]")
+_TRUTH = {"t": "true", "f": "false", "y": "yes", "n": "no"}
 _BETWEEN = re.compile(r"[-_/ ]+")
 _YES, _NO = "yes", "no"
 _SAME = {
-    "true": _YES, "correct": _YES, "是": _YES, "是的": _YES, "对": _YES, "正确": _YES, "yeah": _YES, "yep": _YES,
-    "false": _NO, "incorrect": _NO, "否": _NO, "不是": _NO, "不": _NO, "错": _NO, "错误": _NO, "不对": _NO,
-    "不正确": _NO, "nope": _NO,
+    "true": _YES, "correct": _YES, "是": _YES, "是的": _YES, "对": _YES, "正确": _YES, "yeah": _YES,
+    "yep": _YES, "dne": "does not exist", "false": _NO, "incorrect": _NO, "否": _NO, "不是": _NO, "不": _NO,
+    "错": _NO, "错误": _NO, "不对": _NO, "不正确": _NO, "nope": _NO,
 }  # fmt: skip
 _ONES = {
     word: n
     for n, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-        "seventeen eighteen nineteen".split()
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
+        "sixteen seventeen eighteen nineteen".split()
     )
 }
 _TENS = {
@@ -27,6 +28,8 @@ _PARTS = {"half": 2, "halves": 2, "third": 3, "thirds": 3, "quarter": 4, "quarte
           "fourths": 4, "fifth": 5, "fifths": 5, "sixth": 6, "sixths": 6, "eighth": 8, "eighths": 8,
           "tenth": 10, "tenths": 10}  # fmt: skip
 _START = re.compile(r"(?:negative |minus )?[A-Za-z]+(?:[ -][A-Za-z]+)*")
+_ONE_OF = re.compile(r"^an? (?=(?:hundred|thousand|million|billion|dozen)(?![A-Za-z]))", re.IGNORECASE)
+_MINUS = re.compile(r"^(?:negative|minus) (?=[\d.])", re.IGNORECASE)
 _LIST = re.compile(r"[,;]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|&|和|、")
 _FIRST_WORD = re.compile(r"(yes|no|true|false)[,.;:!] (.*)", re.IGNORECASE)
 
@@ -53,16 +56,26 @@ def plain_words(text: str) -> str:
     >>> plain_words("The Blue-green one!")
     'blue green one'
     """
-    text = _BETWEEN.sub(" ", _DROPPED.sub("", text.casefold())).strip(" ,;:()")
-    text = _ARTICLE.sub("", text, count=1) if _ARTICLE.match(text) else text
+    text = _ARTICLE.sub("", text.casefold().strip(), count=1)
+    text = _BETWEEN.sub(" ", _DROPPED.sub("", text)).strip(" ,;:()")
     text = text.replace(" ,", ",")
     return _SAME.get(text, text)
+
+
+def truth_values(gold: str, answer: str) -> bool | None:
+    """Whether `T` or `F` and a word for it say the same; None where neither is such a letter with a word."""
+    one, two = gold.casefold(), answer.casefold()
+    if (one in _TRUTH) == (two in _TRUTH) or not {one, two} & set(_TRUTH.values()):
+        return None
+    return _TRUTH.get(one, one) == _TRUTH.get(two, two)
 
 
 def same_words(gold: str, answer: str) -> bool:
     """Whether two texts say the same words; "Yes, it is" says yes."""
     one, two = plain_words(gold), plain_words(answer)
     if one == two:
+        return True
+    if one.replace(" ", "") == two.replace(" ", "") and ("-" in gold or "-" in answer):  # north-east
         return True
     names = [sorted(filter(None, map(plain_words, _LIST.split(text)))) for text in (gold, answer)]
     if len(names[0]) > 1 and names[0] == names[1]:  # "Tom and Jerry", "Jerry, Tom"
@@ -82,6 +95,8 @@ def with_digits(text: str) -> str:
     """
     if not text or not text[0].isalpha() or _START.match(text) is None:
         return text
+    text = _MINUS.sub("-", text)
+    text = _ONE_OF.sub("1 ", text)
     if text.lower() in ("half", "a half", "one half", "one-half"):
         return "1/2"
     words = re.split(r"(?:(?<=[A-Za-z])-(?=[A-Za-z])| )", text)
