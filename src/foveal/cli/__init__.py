@@ -9,6 +9,7 @@ from typing import Any
 
 from foveal import __version__
 from foveal.cli import config, evaluate, quickstart, report, sweep, train, worlds
+from foveal.foreign import option_answers
 from foveal.spec import FovealError, plugin_failure
 
 COMMANDS = (quickstart, train, sweep, evaluate, report, worlds, config)
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if rest and (len(late) < len(rest) or not hasattr(arguments, "overrides")):
         unknown = [word for word in rest if word not in late] or rest
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        theirs = "".join(f"\n  {line}" for line in option_answers(unknown))
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{theirs}")
     if late:
         arguments.overrides = [*arguments.overrides, *late]
     if arguments.command is None:
