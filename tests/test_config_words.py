@@ -207,3 +207,42 @@ def test_answers_name_fields_that_exist() -> None:
         if here == "missing":
             wrong.append((word, first))
     assert not wrong
+
+
+def test_an_option_of_another_library_is_answered_too(capsys: pytest.CaptureFixture[str]) -> None:
+    from foveal.cli import main
+
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--data", "world", "--learning_rate", "1e-6", "--num-generations=8"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "--learning_rate: here it is optimizer.lr (write it as section.key=value)" in said
+    assert "--num-generations: here it is sampling.group_size" in said
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"objective": {"type": "papo", "base": 3}},
+        {"objective": {"type": "papo", "base": {"type": 3}}},
+        {"objective": {"type": "papo", "preset": "none"}},
+        {"objective": 3},
+        {"objective": []},
+        {"perturbations": []},
+        {"perturbations": {"removed": 3}},
+        {"rewards": 3},
+        {"validation": {"data": {"path": "x" * 5000}}},
+        {"validation": {"data": "a\0b"}},
+        {"validation": {"data": 3}},
+        {"validation": 3},
+        {"steps": "many"},
+    ],
+    ids=str,
+)
+def test_a_switch_on_a_broken_table_is_one_message(table: dict[str, Any]) -> None:
+    whole = {"data": {"path": "a"}, "objective": {"type": "papo"}, "rewards": ["boxed"]} | table
+    for words in (["objective.type=cppo"], ["objective.base.type=gspo"], ["rewards.0.type=choice"]):
+        try:
+            load(whole, overrides=words, data="b")
+        except ConfigError as error:
+            assert str(error)

@@ -3,7 +3,7 @@
 People bring their configs: a key of theirs is answered with ours, or with a plain word where there is none.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 _NO_ENGINE = "the sampler runs in the trainer's process; there is no server or other engine to set up"
 _ONE_DEVICE = "a run is one process on one device; sharding over several is not there yet"
@@ -265,8 +265,25 @@ def answers(place: str, value: object) -> list[tuple[str, str]]:
     return found
 
 
+def option_answers(words: Sequence[str]) -> list[str]:
+    """For options of the command line that other libraries have (`--learning_rate 1e-6`), what they are
+    here.
+
+    >>> option_answers(["--learning_rate", "1e-6"])
+    ['--learning_rate: here it is optimizer.lr (write it as section.key=value)']
+    """
+    found = []
+    for word in words:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("--") and name:
+            found += [
+                f"--{name}: {ours} (write it as section.key=value)" for _, ours in answers(f"--{name}", None)
+            ]
+    return found
+
+
 def _ours(path: str) -> str | None:
-    parts = path.replace("-", "_").lstrip("_").split(".")
+    parts = path.lstrip("-").replace("-", "_").split(".")
     ends = (".".join(parts[start:]) for start in range(len(parts)))
     whole = next((WORDS[end] for end in ends if end in WORDS), None)
     # A whole table of theirs, such as custom_reward_function.path, is answered by its name.

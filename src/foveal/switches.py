@@ -5,8 +5,8 @@ the rest of the config follows: the base is kept, what the new method needs besi
 change is told.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from foveal import objectives, rewards
@@ -149,11 +149,15 @@ def _bases(table: Table) -> Iterator[Table]:
     if isinstance(base, Component):
         yield {"type": base.type, **base.model_dump(mode="json", exclude_none=True)}
         return
-    inner = {"type": base} if isinstance(base, str) else {"type": "grpo", **base}
+    inner = {"type": base} if isinstance(base, str) else {"type": "grpo", **(base if _is_table(base) else {})}
     holds = _class(inner["type"])
     if holds is not None and issubclass(holds, Extension):
         yield inner
     yield from _bases(inner)
+
+
+def _is_table(value: object) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("type", ""), str)
 
 
 def _class(kind: str) -> type[Component] | None:
@@ -235,7 +239,7 @@ def settle_validation(
     if any(f"{word}.".startswith("validation.data.") or word == "validation" for word in words):
         return
     name = _name_of(found.get("data"))
-    if name == other_data or (name != "world" and Path(name).expanduser().exists()):
+    if name == other_data or (name != "world" and os.path.exists(os.path.expanduser(name))):
         return
     if any(word.startswith("validation.") for word in words):
         raise ConfigError(

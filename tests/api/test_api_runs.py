@@ -1,7 +1,9 @@
 """Runs from Python, as a newcomer would start them: rows in memory, functions as rewards, callbacks."""
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,30 @@ def test_progress_is_told_on_stderr_by_default(
     assert said.out == ""
     assert "cppo needs the view 'preserved': added" in said.err
     assert "training: cppo on" in said.err and "step 1/1" in said.err
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_from_python(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(foveal.Interrupted, match=r"everything is saved.*foveal\.resume\("):
+        foveal.train(
+            data=rows(2),
+            model=tiny_folder,
+            objective="grpo",
+            out=tmp_path / "run",
+            callbacks=[lambda metrics: os.kill(os.getpid(), signal.SIGINT)],
+            **SMALL,
+        )
+    assert foveal.Run(tmp_path / "run").step == 1
+    assert foveal.resume(tmp_path / "run", progress=False).finished
+
+
+def test_an_error_of_a_callback_is_its_own_and_the_run_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        foveal.train(
+            data=rows(2),
+            model=tiny_folder,
+            objective="grpo",
+            out=tmp_path / "run",
+            callbacks=[lambda metrics: 1 / 0],
+            **SMALL,
+        )
+    assert foveal.resume(tmp_path / "run", progress=False).step == 2

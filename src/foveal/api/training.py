@@ -124,7 +124,11 @@ def _run(work: Any, folder: Path, config: RunConfig, watcher: Callbacks) -> Run:
     except Interrupted as error:
         if not watcher.stopped:
             raise Interrupted(f"{error}, or in Python foveal.resume({str(folder)!r})") from None
-        watcher.message(str(error))
+        done = Run(folder, config=config).step
+        watcher.message(
+            f"a callback stopped the run after step {done} of {config.steps}; everything is saved; go on "
+            f"with foveal.resume({str(folder)!r})"
+        )
     watcher.end(folder)
     return Run(folder, config=config)
 

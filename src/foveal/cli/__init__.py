@@ -11,6 +11,7 @@ from typing import Any, TextIO, cast
 from foveal import __version__
 from foveal.boundary import ending, require_name, require_one_process
 from foveal.cli import config, data, evaluate, quickstart, report, sweep, train, worlds
+from foveal.foreign import option_answers
 from foveal.text import PrintableStream, bare_stream
 
 COMMANDS = (quickstart, train, sweep, evaluate, report, data, worlds, config)
@@ -52,7 +53,8 @@ def _main(argv: Sequence[str] | None) -> int:
     late = [word for word in rest if "=" in word and not word.startswith("-")]
     if rest and (len(late) < len(rest) or not hasattr(arguments, "overrides")):
         unknown = [word for word in rest if word not in late] or rest
-        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        theirs = "".join(f"\n  {line}" for line in option_answers(unknown))
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}{theirs}")
     if late:
         arguments.overrides = [*arguments.overrides, *late]
     if arguments.command is None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from foveal.cli.checks import Commands, check_words, free_folder
 from foveal.spec import FovealError
-from foveal.tables import add_plugin_folder
 
 
 def add(commands: Commands) -> None:
@@ -60,7 +59,7 @@ def run(
     from foveal.cli.screen import Screen
     from foveal.config import load
     from foveal.train import loop
-    from foveal.train.record import CONFIG, import_paths, require_run
+    from foveal.train.reopen import run_config
 
     check_words(model=model, data=data)
     screen = Screen()
@@ -72,10 +71,8 @@ def run(
                     f"--out and overrides out, or start a new run"
                 )
             folder = resume
-            require_run(folder)
-            for place in import_paths(folder):
-                add_plugin_folder(Path(place))
-            summary = loop.resume(folder, config=load(folder / CONFIG), watcher=screen, profile=profile)
+            config = run_config(folder, message=screen.message)
+            summary = loop.resume(folder, config=config, watcher=screen, profile=profile)
         else:
             config = load(source, overrides=overrides, model=model, data=data, message=screen.message)
             folder = out or free_folder(Path("runs"), source.stem if source else config.objective.type)

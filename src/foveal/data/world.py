@@ -10,6 +10,7 @@ from foveal.data.problems import DataSource
 from foveal.types import Problem
 from foveal.worlds import WorldData, WorldSettings
 from foveal.worlds.base import Split
+from foveal.worlds.own import named
 
 
 class WorldDataConfig(WorldSettings, DataSource):
@@ -17,7 +18,8 @@ class WorldDataConfig(WorldSettings, DataSource):
 
     type: str = "world"
     families: tuple[str, ...] | Mapping[str, float] = ("counting", "relations")
-    """Families in equal parts, or a table of weights."""
+    """Families in equal parts, or a table of weights; one of yours by its import path,
+    "my_file:MyFamily"."""
     split: Split = "train"
     """"train" or "heldout"; no scene is in both."""
     seed: int = Field(default=0, ge=0)
@@ -33,7 +35,10 @@ class WorldDataConfig(WorldSettings, DataSource):
         settings = WorldSettings.model_validate(
             {name: getattr(self, name) for name in WorldSettings.model_fields}
         )
-        data = WorldData(self.families, split=self.split, seed=self.seed, size=self.size, settings=settings)
+        families: Mapping[str, float] | Sequence[str] = [named(family) for family in self.families]
+        if isinstance(self.families, Mapping):
+            families = {named(family): share for family, share in self.families.items()}
+        data = WorldData(families, split=self.split, seed=self.seed, size=self.size, settings=settings)
         return Suffixed(data, self.prompt_suffix) if self.prompt_suffix else data
 
 
