@@ -100,10 +100,9 @@ def falls_axes(axes: Axes, arms: Sequence[Mapping[str, Any]], *, start: float, b
             103, place, f"{arm['fell']} of {arm['runs']}", va="center", ha="left", fontsize=9, color=INK,
             weight="bold" if arm["fell"] else "normal",
         )  # fmt: skip
-    axes.text(103, -0.85, "fell", va="center", ha="left", fontsize=8.5, color=FAINT)
-    axes.text(
-        100 * start, len(arms) - 0.42, "before training", fontsize=7.8, color=FAINT, ha="center", va="top"
-    )
+    head: dict[str, Any] = {"va": "bottom", "fontsize": 8.5, "color": FAINT}
+    axes.text(103, -0.68, "fell", ha="left", **head)
+    axes.text(100 * start, -0.68, "before training", ha="center", **head)
     axes.set_yticks(range(len(arms)), [arm["label"] for arm in arms], color=INK)
     axes.set_ylim(len(arms) - 0.35, -0.6)
     axes.set_xlim(0, 100)
