@@ -165,7 +165,7 @@ def test_an_idle_worker_that_was_killed_is_replaced() -> None:
         (worker,) = grader._pool._idle
         os.kill(worker.process.pid, signal.SIGKILL)
         worker.process.wait()
-        assert grader.grade(problem(FLOOR), completions("\\boxed{\\lfloor x \\rfloor+1}")).rewards == (1.0,)
+        assert grader.grade(problem("x+1"), completions("\\boxed{x+1}")).rewards == (1.0,)
 
 
 def test_workers_start_in_the_background_and_grade_the_first_completions() -> None:

@@ -94,7 +94,12 @@ class GoldReport:
 
 
 def check_golds(
-    grader: Grader, problems: Sequence[Problem], *, sample: int = 1000, judges: bool = False
+    grader: Grader,
+    problems: Sequence[Problem],
+    *,
+    sample: int = 1000,
+    judges: bool = False,
+    budget_s: float = BUDGET_S,
 ) -> GoldReport:
     """Grade a sample of the true answers, each stated as a right completion would state it.
 
@@ -109,7 +114,7 @@ def check_golds(
     stated = [[_statement(reward, row) for reward in rewards] for row in rows]
     for place, (row, texts) in enumerate(zip(rows, stated, strict=True)):
         grading.submit(place, row, [_completion(text) for text in dict.fromkeys(texts)])
-    groups = grading.finish(budget_s=min(BUDGET_S, grader.settings.step_budget_s))
+    groups = grading.finish(budget_s=min(budget_s, grader.settings.step_budget_s))
     checked, bad = 0, list[BadGold]()
     for group, texts in zip(groups, stated, strict=True):
         if any(reason.endswith(LATE) for reason in group.excluded.values()):

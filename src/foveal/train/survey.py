@@ -1,5 +1,6 @@
 """A data set looked at as a whole, with the settings of a run: bad rows, its table, golds graded."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -8,15 +9,16 @@ from typing import Any
 from foveal.config import RunConfig
 from foveal.data.checks import Findings, Looked, Plan, look
 from foveal.data.problems import DataSource, FileProblems
+from foveal.data.selection import Selected
 from foveal.data.summary import Summary, named
 from foveal.data.verdicts import Verdicts
 from foveal.policy.processing import Processor
 from foveal.policy.reader import load_processor
-from foveal.rewards.boxed import reduce_gold
+from foveal.rewards.golds import check_golds
 from foveal.rewards.grading import Grader
 from foveal.train.setup import open_problems, resolve_model
 from foveal.train.usable import cache_name, gradable_by
-from foveal.types import Completion, Problem
+from foveal.types import Problem
 
 GRADED_AT_ONCE = 256
 """Answers that the grading workers get at once."""
@@ -95,24 +97,12 @@ def _golds(
     progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
     """How many answers are graded right by the rewards of the run, each in a box, and which not."""
-    if not any(reward.is_accuracy for reward in config.rewards):
-        return {"graded": 0, "wrong": named([])}
-    wrong: list[str] = []
-    limits = {"workers": config.grading.workers, "cpu_limit_s": config.grading.cpu_limit_s}
-    with Grader(config.rewards, **limits) as grader:  # type: ignore[arg-type]
+    graded, wrong = 0, list[str]()
+    with Grader(config.rewards, config.grading, used=config.objective.uses_rewards) as grader:
         for start in range(0, len(rows), GRADED_AT_ONCE):
-            batch = [_text(problems, row) for row in rows[start : start + GRADED_AT_ONCE]]
-            graded = grader.grade_many([(problem, (_gold(problem),)) for problem in batch])
-            wrong += [group.problem.id for group in graded if not group.correct[0]]
-            progress(start + len(batch), len(rows))
-    return {"graded": len(rows), "wrong": named(wrong)}
-
-
-def _text(problems: Sequence[Problem], row: int) -> Problem:
-    return problems.text(row) if isinstance(problems, FileProblems) else problems[row]
-
-
-def _gold(problem: Problem) -> Completion:
-    answer = reduce_gold(problem.answer) or problem.answer
-    text = f"<think>The answer is known.</think>\n\\boxed{{{answer}}}"
-    return Completion(token_ids=(), sampled_logprobs=(), text=text, finish="stop")
+            part = Selected(problems, rows[start : start + GRADED_AT_ONCE])
+            found = check_golds(grader, part, sample=len(part), budget_s=math.inf)
+            graded += found.checked
+            wrong += [gold.id for gold in found.bad]
+            progress(start + len(part), len(rows))
+    return {"graded": graded, "wrong": named(wrong)}
