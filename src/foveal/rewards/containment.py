@@ -54,9 +54,7 @@ def needs_of(rewards: Iterable[Any]) -> Needs:
     """
     network, environment, own = False, dict[str, None](), False
     for reward in rewards:
-        network = network or bool(
-            getattr(reward, "needs_network", False) or getattr(reward, "network", False)
-        )
+        network = network or any(getattr(reward, name, False) for name in ("needs_network", "network"))
         for names in (getattr(reward, "environment", ()), getattr(reward, "variables", ())):
             environment.update(dict.fromkeys(names))
         foreign = not type(reward).__module__.startswith("foveal.")
