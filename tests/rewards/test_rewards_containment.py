@@ -217,7 +217,18 @@ class Plain(Reward):
         return 0.0
 
 
+class Configured(Reward):
+    network: bool = False
+    variables: tuple[str, ...] = ()
+
+    def __call__(self, problem: Problem, text: str) -> float:
+        return 0.0
+
+
 def test_workers_get_what_their_rewards_ask_for_together() -> None:
+    assert needs_of([Configured()]) == Needs(own_code=True)
+    asking = Configured(network=True, variables=("KEY",))
+    assert needs_of([asking]) == Needs(own_code=True, network=True, environment=("KEY",))
     assert needs_of([Boxed()]) == Needs()
     assert needs_of([Boxed(), Plain()]) == Needs(own_code=True)
     both = needs_of([Boxed(), Asks()])

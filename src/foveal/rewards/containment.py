@@ -47,11 +47,16 @@ class Needs:
 
 
 def needs_of(rewards: Iterable[Any]) -> Needs:
-    """The needs of rewards together: workers are shared, so what one gets all get."""
+    """The needs of rewards together: workers are shared, so what one gets all get.
+
+    A class says them once and for all (`needs_network`, `environment`); one that stands for code it does not
+    know may have them in its config, as the fields `network` and `variables`.
+    """
     network, environment, own = False, dict[str, None](), False
     for reward in rewards:
-        network = network or bool(getattr(reward, "needs_network", False))
-        environment.update(dict.fromkeys(getattr(reward, "environment", ())))
+        network = network or any(getattr(reward, name, False) for name in ("needs_network", "network"))
+        for names in (getattr(reward, "environment", ()), getattr(reward, "variables", ())):
+            environment.update(dict.fromkeys(names))
         foreign = not type(reward).__module__.startswith("foveal.")
         own = own or foreign or bool(getattr(reward, "own_code", False))
     return Needs(network=network, environment=tuple(environment), own_code=own)

@@ -50,6 +50,9 @@ _TOKENS = re.compile(
 _NUMBER = re.compile(r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?", re.ASCII)
 _GROUPED = re.compile(r"\s*(-?)([0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?)\s*", re.ASCII)
 _LONG_NUMBER = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
+_COMPUTED = re.compile(r"\\(?:binom|[Gg]amma)(?![A-Za-z])")
+_FOUR_DIGITS = re.compile(r"[0-9]{4}")
+"""latex2sympy computes the functions of `_COMPUTED` while it reads."""
 _CHAIN = re.compile(r"(?<![\\<!>])=")
 
 
@@ -60,6 +63,8 @@ def allowed(text: str) -> bool:
     (True, True, False, False)
     """
     if len(text) > MAX_LENGTH or _LONG_NUMBER.search(text) or _TOKENS.fullmatch(text) is None:
+        return False
+    if _COMPUTED.search(text) and _FOUR_DIGITS.search(text):
         return False
     depth = 0
     for character in text:
@@ -159,6 +164,12 @@ def _latex2sympy() -> tuple[Any, Any, Any, Any]:
             digits = grouped[2]
             digits = digits.replace(",", ".", 1) if digits.startswith("0,") else digits.replace(",", "")
             return -_number(digits) if grouped[1] else _number(digits)
+
+        def convert_exp(self, exp: Any) -> Any:
+            # While reading: the ends of an interval are compared in value.
+            found = super().convert_exp(exp)
+            bits(found)
+            return found
 
         def parse_number(self, text: str) -> Any:
             return _number(text.replace(",", ""))

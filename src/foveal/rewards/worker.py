@@ -96,7 +96,7 @@ def _serve(
         function = _loaded(task, loaded)
     except Exception as error:
         return encode_unloadable(f"{type(error).__name__}: {error}")
-    if task.target.startswith("foveal.") and task.target not in _OWN:
+    if task.fields is None and task.target.startswith("foveal.") and task.target not in _OWN:
         os.chdir(folders[1])
     limit_memory()
     signal.setitimer(signal.ITIMER_PROF, cpu_limit_s * task.count)
