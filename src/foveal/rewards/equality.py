@@ -62,7 +62,7 @@ def by_algebra(gold: str, answer: str) -> float | None:
     truth = latex.parse(_ascii(gold))
     if truth is None:
         return None
-    if _WORD.findall(_ascii(answer)) != _WORD.findall(_ascii(gold)):
+    if set(_words(answer)) - set(_words(gold)):
         return 0.0  # the reader drops units and words, whichever they are
     found = latex.parse(_ascii(answer))
     return float(found is not None and latex.same(truth, found))
@@ -73,6 +73,10 @@ _ARRAY = re.compile(
     re.DOTALL,
 )
 _MATRIX = re.compile(r"\\(begin|end)\{(?:bmatrix|smallmatrix)\}")
+
+
+def _words(text: str) -> list[str]:
+    return [] if "\\begin" in text else _WORD.findall(_ascii(text))
 
 
 def _ascii(text: str) -> str:
