@@ -375,6 +375,12 @@ def test_inequalities_are_solved_where_they_are_linear(gold: str, box: str, righ
     assert judged(gold, boxed(box)) == float(right)
 
 
+def test_each_alternative_is_compared_where_formulas_are() -> None:
+    gold = "['x^2', '\\lfloor x \\rfloor + 1']"
+    assert judged(gold, boxed("1+\\lfloor x \\rfloor")) == 1.0
+    assert judged(gold, boxed("2+\\lfloor x \\rfloor")) == 0.0
+
+
 def test_longer_answers_than_the_rules_read_are_right_only_as_the_same_text() -> None:
     long = "1" + "+1" * MAX_LENGTH
     assert verdict("5", long) is False and verdict(long, "5") is False and verdict(long, long) is True

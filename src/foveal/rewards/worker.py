@@ -21,7 +21,7 @@ MEMORY_LIMIT = 4 << 30
 """Bytes that a task may take beyond what the worker holds: a power tower is quick to fill memory."""
 
 _FIRST_CALLS = {
-    "foveal.rewards.equality:equal": ("x+1", "x+2"),
+    "foveal.rewards.equality:equal": ("\\lfloor x \\rfloor", "\\lceil x \\rceil"),
     "foveal.compat.mathruler:grade_answer": ("x+1", "x+\\sqrt{2}"),
     "foveal.compat.mathruler:grade_answer_strictly": ("x+1", "x+\\sqrt{2}"),
 }
