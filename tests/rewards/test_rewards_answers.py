@@ -359,6 +359,28 @@ def test_words_that_the_reader_of_formulas_drops_are_not_dropped(box: str) -> No
     assert judged("5 cm", boxed(box)) == 0.0 and judged("5", boxed(box)) == 0.0
 
 
+@pytest.mark.parametrize(
+    "gold, box, right",
+    [
+        ("-1<x<1", "|x|<1", True),
+        ("|x| \\ge 2", "(-\\infty,-2]\\cup[2,\\infty)", True),
+        ("|x| \\ge 2", "x \\ge 2", False),
+        ("1\\leq|z|\\leq \\frac{3}{2}", "[-\\frac{3}{2},-1]\\cup[1,\\frac{3}{2}]", True),
+        ("1\\leq|z|\\leq 2", "1 \\le z \\le 2", False),
+        ("1-2x > 5", "x < -2", True),
+        ("1-2x > 5", "x > -2", False),
+    ],
+)
+def test_inequalities_are_solved_where_they_are_linear(gold: str, box: str, right: bool) -> None:
+    assert judged(gold, boxed(box)) == float(right)
+
+
+def test_each_alternative_is_compared_where_formulas_are() -> None:
+    gold = "['x^2', '\\lfloor x \\rfloor + 1']"
+    assert judged(gold, boxed("1+\\lfloor x \\rfloor")) == 1.0
+    assert judged(gold, boxed("2+\\lfloor x \\rfloor")) == 0.0
+
+
 def test_longer_answers_than_the_rules_read_are_right_only_as_the_same_text() -> None:
     long = "1" + "+1" * MAX_LENGTH
     assert verdict("5", long) is False and verdict(long, "5") is False and verdict(long, long) is True

@@ -10,7 +10,7 @@ equal, kind by kind, and where math-verify and mathruler judge otherwise.
 import re
 
 from foveal.rewards.answers.text import MAX_LENGTH, clean
-from foveal.rewards.answers.verdict import PLAIN, Asked, verdict
+from foveal.rewards.answers.verdict import PLAIN, Asked, alternatives, verdict
 
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|log|ln|max|min|mod)[A-Za-z]{2,}|%")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -44,7 +44,10 @@ def equal(gold: str, answer: str) -> float | None:
     May run without end on hostile input: call it in a grading worker.
     """
     quick = compare_quickly(gold, answer)
-    return by_algebra(gold, answer) if quick is None else float(quick)
+    if quick is not None:
+        return float(quick)
+    found = [by_algebra(truth, answer) for truth in alternatives(gold)]
+    return max((value for value in found if value is not None), default=None)
 
 
 def by_algebra(gold: str, answer: str) -> float | None:
@@ -62,7 +65,7 @@ def by_algebra(gold: str, answer: str) -> float | None:
     truth = latex.parse(_ascii(gold))
     if truth is None:
         return None
-    if _WORD.findall(_ascii(answer)) != _WORD.findall(_ascii(gold)):
+    if set(_words(answer)) - set(_words(gold)):
         return 0.0  # the reader drops units and words, whichever they are
     found = latex.parse(_ascii(answer))
     return float(found is not None and latex.same(truth, found))
@@ -73,6 +76,10 @@ _ARRAY = re.compile(
     re.DOTALL,
 )
 _MATRIX = re.compile(r"\\(begin|end)\{(?:bmatrix|smallmatrix)\}")
+
+
+def _words(text: str) -> list[str]:
+    return [] if "\\begin" in text else _WORD.findall(_ascii(text))
 
 
 def _ascii(text: str) -> str:

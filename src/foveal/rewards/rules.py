@@ -15,7 +15,7 @@ from foveal.rewards.answers.number import Within, within
 from foveal.rewards.answers.text import MAX_LENGTH
 from foveal.rewards.answers.verdict import Asked, asked, by_value, prepared
 from foveal.rewards.boxed import boxes_together, last_boxed, reduce_gold, statement
-from foveal.rewards.equality import by_algebra, compare_quickly
+from foveal.rewards.equality import compare_quickly, equal
 from foveal.rewards.layout import thinks_then_boxes
 from foveal.rewards.tasks import Task
 from foveal.types import Problem, Reward
@@ -35,7 +35,7 @@ class Boxed(Reward):
 
     type: str = "boxed"
     is_accuracy: ClassVar[bool] = True
-    worker_calls: ClassVar[tuple[str, ...]] = ("foveal.rewards.equality:by_algebra",)
+    worker_calls: ClassVar[tuple[str, ...]] = ("foveal.rewards.equality:equal",)
 
     def settle(self, problem: Problem, text: str) -> float | None | Task:
         """The verdict of the rules; else the comparison that a worker shall make."""
@@ -56,7 +56,7 @@ class Boxed(Reward):
     def __call__(self, problem: Problem, text: str) -> float | None:
         """1.0, 0.0 or None; may take long on hostile input."""
         found = self.settle(problem, text)
-        return by_algebra(*found.arguments) if isinstance(found, Task) else found
+        return equal(*found.arguments) if isinstance(found, Task) else found
 
 
 class Choice(Reward):

@@ -18,7 +18,7 @@ from foveal.rewards.messages import encode_outcome, encode_ready, encode_unloada
 from foveal.rewards.tasks import Outcome, Task
 
 _FIRST_CALLS = {
-    "foveal.rewards.equality:equal": ("x+1", "x+2"),
+    "foveal.rewards.equality:equal": ("\\lfloor x \\rfloor", "\\lceil x \\rceil"),
     "foveal.compat.mathruler:grade_answer": ("x+1", "x+\\sqrt{2}"),
     "foveal.compat.mathruler:grade_answer_strictly": ("x+1", "x+\\sqrt{2}"),
 }

@@ -17,7 +17,9 @@ _NOTHING = frozenset(
 _ALL = frozenset(
     ("all real numbers", "all reals", "any real number", "every real number", "all real", "the real numbers")
 )
-_ABSOLUTE = re.compile(r"\|([a-z])\| ?(<|\\le|>|\\ge) ?([^<>|\\=]+|\\frac\{\d+\}\{\d+\})")
+_NUMBER = r"([^<>|\\=]{1,40}|\\frac\{\d+\}\{\d+\})"
+_ABSOLUTE = re.compile(rf"\|([a-z])\| ?(<|\\le|>|\\ge) ?{_NUMBER}")
+_RING = re.compile(rf"{_NUMBER} ?(<|\\le) ?\|([a-z])\| ?(<|\\le) ?{_NUMBER}")
 
 
 def rows_as_tuples(text: str) -> str:
@@ -58,6 +60,10 @@ def rewritten(text: str) -> str:
     builder = _BUILDER.fullmatch(text)
     if builder is not None:
         text = builder[1]
+    ring = _RING.fullmatch(text)
+    if ring is not None:
+        low, first, name, second, high = (part.strip() for part in ring.groups())
+        return f"-({high}) {second} {name} {first} -({low}) or {low} {first} {name} {second} {high}"
     absolute = _ABSOLUTE.fullmatch(text)
     if absolute is None:
         return text

@@ -19,10 +19,8 @@ from foveal.rewards.answers.unit import read_unit
 from foveal.rewards.answers.value import TooHard, variables
 from foveal.rewards.answers.words import is_prose, is_text, same_words, truth_values
 
-_QUOTED_LIST = re.compile(
-    r"""\[\s*(?:(?:"[^"\\]*"|'[^'\\]*')\s*(?:,\s*(?:"[^"\\]*"|'[^'\\]*')\s*){0,30})\]"""
-)
-_QUOTED = re.compile(r""""([^"\\]*)"|'([^'\\]*)'""")
+_QUOTED_LIST = re.compile(r"""\[\s*(?:(?:"[^"]*"|'[^']*')\s*(?:,\s*(?:"[^"]*"|'[^']*')\s*){0,30})\]""")
+_QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
 _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence),? )?(?:the )?(?:final |correct |right )?(?:answer|result)"
     r"(?: is| =|:)+ ?(?=.)|answer ?: ?(?=.)",
