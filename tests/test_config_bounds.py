@@ -92,7 +92,7 @@ def test_a_long_chain_of_configs_is_refused_and_a_short_one_read(
         ('extends = "a\\u0000"', "NUL"),
         ("extends = 3", "is not the path of a TOML file"),
         ('extends = "."', "no such config file"),
-        ("model = 3", "model = 3"),
+        ('model = 3\ndata = "world"', "model = 3"),
         ("data = 3", "data = 3"),
     ],
     ids=lambda text: text[:20],

@@ -238,7 +238,8 @@ def build_component(
         value = {"type": value}
     if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
         raise ConfigError(
-            f"{kind} needs a `type`, one of {', '.join(sorted(registry))}, or 'my_file:MyClass'"
+            f"{kind} = {shortened(repr(value), VALUE_LENGTH)}: {kind} needs a `type`, one of "
+            f"{', '.join(sorted(registry))}, or 'my_file:MyClass'"
         )
     name = value["type"]
     if ":" in name:
@@ -324,7 +325,7 @@ def _origin(place: str, overrides: Mapping[str, str]) -> str | None:
         for key, words in overrides.items()
         if f"{place}.".startswith(f"{key}.") or f"{key}.".startswith(f"{place}.")
     ]
-    return f"override {found[-1]!r}" if found else None
+    return f"override {shortened(repr(found[-1]), VALUE_LENGTH)}" if found else None
 
 
 def _owner(model: type[BaseModel], place: tuple[int | str, ...]) -> type[BaseModel] | None:

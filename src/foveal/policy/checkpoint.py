@@ -31,6 +31,7 @@ UNREADABLE = (
     TypeError,
     AttributeError,
     RuntimeError,
+    RecursionError,
     SafetensorError,
     pickle.UnpicklingError,
 )
@@ -127,6 +128,9 @@ def load_checkpoint(path: Path, *, policy: Policy, optimizer: torch.optim.Optimi
     # All is read before anything is put in place.
     file = path / STATE_FILE
     moments: Any = None
+    for inner in sorted(path.rglob("*")):
+        if not (inner.is_file() or inner.is_dir()):
+            raise damaged(path, inner, ValueError("it is no file"))  # a pipe would hold up whoever opens it
     try:
         state: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
         if optimizer is not None:

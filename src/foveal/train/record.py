@@ -232,12 +232,11 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Drop lines of later steps than `step`, and a line that was cut off: they will be written again."""
-        for name in (METRICS, COMPLETIONS):
-            file = self.path / name
-            if not file.is_file():
-                continue
-            kept = [line for line in read_lines(file, stepped=True) if line["step"] <= step]
-            write_text(file, "".join(json_line(line) for line in kept))
+        files = [file for name in (METRICS, COMPLETIONS) if (file := self.path / name).is_file()]
+        # All is read before anything is written.
+        found = {file: read_lines(file, stepped=True) for file in files}
+        for file, stored in found.items():
+            write_text(file, "".join(json_line(line) for line in stored if line["step"] <= step))
 
     def measured(self) -> dict[str, Any] | None:
         """Choices measured at the first start.
