@@ -40,7 +40,7 @@ FELL = 0.5
 """Accuracy with the word wrong below which a run fell."""
 
 HAZES = tuple(round(0.54 + 0.01 * i, 2) for i in range(19))
-START = 0.63
+START = 0.66
 """Where the search begins."""
 HAZE_SEEDS = tuple(range(200, 208))
 NEEDED = 7
