@@ -28,6 +28,15 @@ def test_the_haze_is_the_smallest_accepted_one_above_a_refused_one() -> None:
     assert study.chosen_haze(found[2:]) is None
 
 
+def test_the_seeds_that_saw_at_the_nearest_haze_are_tried_first() -> None:
+    found = rows("haze", 0.62, [0.1, 0.9]) + rows("haze", 0.63, [0.1, 0.2])
+    for row in found:
+        row["seed"] += 200
+    order = study.seeds_in_order(found, 0.64)
+    assert order[:6] == [202, 203, 204, 205, 206, 207] and order[6:] == [201, 200]
+    assert study.seeds_in_order(found[:2], 0.63)[0] == 201 and 201 not in study.seeds_in_order(found, 0.63)
+
+
 def test_the_best_weight_falls_least_and_then_is_right_most() -> None:
     values = {"papo_0.02": [0.1, 0.1, 0.1], "papo_0.06": [0.9, 0.9, 0.1], "papo_0.2": [0.8, 0.8, 0.8]}
     values |= {"papo_0.6": [0.7, 0.7, 0.7]} | {
