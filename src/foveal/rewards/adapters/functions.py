@@ -67,6 +67,10 @@ class Function(_FunctionReward, Handed):
 
     own_code: ClassVar[bool] = True
     """Somebody's own code runs in its workers."""
+    network: bool = False
+    """Whether it may open connections; without, its workers are cut off where the system allows it."""
+    variables: tuple[str, ...] = ()
+    """Names of environment variables that it reads, "*" for all; its workers start without the others."""
 
     def model_post_init(self, context: Any) -> None:  # noqa: ANN401
         """Import it, to know how it is called."""
