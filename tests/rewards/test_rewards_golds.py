@@ -119,7 +119,7 @@ def test_a_run_that_cannot_be_graded_writes_nothing(
     ]
     out = tmp_path / "run"
     assert main(["train", "--data", str(tmp_path / "rows.jsonl"), "--out", str(out), *words]) == 2
-    assert "none of the 2 golds can be graded by choice" in capsys.readouterr().err
+    assert "answers that no reward can grade (2)" in capsys.readouterr().err
     assert not out.exists()
     assert (
         main(

@@ -24,7 +24,11 @@ def boxed(content: str) -> str:
     return f"<think>reasons</think> The answer is \\boxed{{{content}}}."
 
 
-@pytest.mark.parametrize("name", sorted(set(REGISTRY) - {"facts"}))  # "facts" grades worlds: its own tests
+OWN_TESTS = {"facts", "judge", "python"}
+"""Rewards of worlds, of a server and of a function: each has its own tests."""
+
+
+@pytest.mark.parametrize("name", sorted(set(REGISTRY) - OWN_TESTS))
 def test_each_reward_gives_its_gold_answer_one(name: str) -> None:
     reward, half = build_component(name, REGISTRY, kind="reward"), "\\frac{1}{2}"
     assert isinstance(reward, Reward) and reward.type == name

@@ -136,7 +136,7 @@ class FileProblems(Sequence[Problem]):
         place = self._place(index)
         cells = self._cells(place)
         fields = self._read(place, cells)
-        found = self._stored(place, cells, fields)
+        found = self._stored(place, fields)
         marked = self._marked(place, fields, self._labels(cells, len(found)))
         images = tuple(decode(found[n], self._limits) for n in marked.order)
         return replace(self._problem(place, cells, fields, marked), images=images)
@@ -178,7 +178,7 @@ class FileProblems(Sequence[Problem]):
         place = self._place(index)
         cells = self._cells(place)
         fields = self._read(place, cells)
-        found = self._stored(place, cells, fields)
+        found = self._stored(place, fields)
         marked = self._marked(place, fields, self._labels(cells, len(found)))
         return tuple(found[n] for n in marked.order)
 
@@ -228,9 +228,9 @@ class FileProblems(Sequence[Problem]):
     def _count(self, place: int, cells: Mapping[str, Any], fields: Fields) -> int:
         source = self.understood["images"]
         if fields.pictures is not None:
-            return len(fields.pictures) or len(self._stored(place, cells, fields))
+            return len(fields.pictures) or len(self._stored(place, fields))
         if any(column not in cells and "." not in column for column in source.columns):
-            return len(self._stored(place, cells, fields))
+            return len(self._stored(place, fields))
         # A table of bytes and path has lost its bytes here and may look empty, so every table counts.
         return sum(_count(value_at(cells, column)) for column in source.columns)
 
@@ -249,7 +249,11 @@ class FileProblems(Sequence[Problem]):
                     return tuple(there)
         return tuple(range(1, count + 1))
 
-    def _stored(self, place: int, cells: Mapping[str, Any], fields: Fields) -> tuple[Stored, ...]:
+    def _stored(self, place: int, fields: Fields) -> tuple[Stored, ...]:
+        with of_kind("picture"):
+            return self._stored_cells(place, fields)
+
+    def _stored_cells(self, place: int, fields: Fields) -> tuple[Stored, ...]:
         where = self._rows.where(place)
         if fields.pictures is not None:
             values: list[object] = list(fields.pictures)

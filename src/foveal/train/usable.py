@@ -65,7 +65,7 @@ def check_problems(
         decoded={"all": checked, "sample": spread(SAMPLED_ROWS, rows), "headers": ()}[wanted],
         length=processor.prompt_length,
         limit=config.sampling.max_prompt_tokens,
-        gradable=gradable_by(config.rewards),
+        gradable=gradable_by(config.rewards if config.grading.check_golds else ()),
     )
     verdicts = Verdicts(cache_name(source))
     found = look(problems, plan, verdicts, progress=_Told(message))
