@@ -175,7 +175,7 @@ def test_numbered_marks_become_plain_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(REGISTRY) - {"world"}))
 def test_every_short_name_builds_a_config(name: str) -> None:
     config = build_component({"type": name, "path": "x"}, REGISTRY, kind="data")
-    assert isinstance(config, DataConfig) and config.type == name
+    assert isinstance(config, DataSource) and config.type == name
 
 
 def test_transparent_figures_are_composed_on_white() -> None:
