@@ -133,6 +133,19 @@ def test_options_replace_a_bare_name_in_a_config(tmp_path: Path) -> None:
         load(tmp_path / "c.toml")
 
 
+@pytest.mark.parametrize("text", ["[" * 9999, '[{"question": ' * 9999, "[1e999, NaN]", "\ud800"])
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv", "parquet"])
+def test_a_file_that_is_no_data_is_refused(
+    text: str, ending: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / f"d.{ending}"
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    said = refused(
+        capsys, "train", "--model", "tiny", "--data", str(file), "--out", str(tmp_path / "run"), *SMALL
+    )
+    assert file.name in said and not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("place", ["/", "/proc", "/dev"])
 def test_a_disk_is_no_data(place: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Nothing is looked through for minutes to find a data file."""

@@ -253,7 +253,10 @@ TEMPLATES = {
 }
 
 
-@pytest.mark.parametrize("template", list(TEMPLATES))
+LONGEST, *OTHERS = TEMPLATES
+
+
+@pytest.mark.parametrize("template", [pytest.param(LONGEST, marks=pytest.mark.slow), *OTHERS])
 def test_a_chat_template_that_misbehaves_is_refused_soon(template: str, folder: Path) -> None:
     (folder / "chat_template.jinja").write_text(template)
     start = time.process_time()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from foveal.boundary import door
 from foveal.config import SHIPPED_MODELS, RunConfig
 from foveal.data.problems import DataSource, first
 from foveal.data.world import Kept, WorldDataConfig
@@ -106,7 +107,9 @@ def open_problems(config: DataSource) -> Sequence[Problem]:
 
     Raises: FovealError, when there is none.
     """
-    problems = config.load()
+    where = getattr(config, "path", config.type)
+    with door(f"the data {where} cannot be read", "repair the file, or change [data]"):
+        problems = config.load()
     if len(problems) == 0:
         raise FovealError("the data holds no problem; check the file, its split and its limit")
     return problems
