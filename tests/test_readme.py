@@ -5,13 +5,14 @@ import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/guide.md", "docs/perturbations.md", "docs/security.md")
 METHODS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "methods").glob("*.md"))
-LINKED = (*PAGES, "docs/papers.md", *METHODS)
+LINKED = (*PAGES, "docs/papers.md", "docs/shortcut.md", "docs/guard.md", *METHODS)
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -46,16 +47,43 @@ def test_the_readme_objective_loads_by_import_path_and_adds_its_term(
     assert found.model_dump()["base"]["type"] == "dapo"
 
 
-def test_the_readme_run_has_the_config_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
-    from foveal.train import loop
+def test_the_python_of_the_readme_trains_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    import foveal
 
-    started = []
-    monkeypatch.setattr(loop, "start", lambda config, out: started.append(config))
-    text = next(text for text in blocks("README.md", "python") if "loop import start" in text)
+    class Frame:
+        def __getitem__(self, names: list[str]) -> "Frame":
+            assert names == ["step", "reward/accuracy", "kl_prcp/mean"]
+            return self
+
+        def tail(self) -> str:
+            return "the last steps"
+
+    class Run:
+        metrics = Frame()
+
+    asked: dict[str, Any] = {}
+
+    def train(**words: Any) -> Run:
+        asked.update(words)
+        return Run()
+
+    monkeypatch.setattr(foveal, "train", train, raising=False)
+    text = next(text for text in blocks("README.md", "python") if "foveal.train(" in text)
     exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
-    assert started[0].steps == 20
-    assert started[0].objective.kl_prcp_coef == 0.05
-    assert started[0].optimizer.lr == 1e-4
+    rewards = asked.pop("rewards")
+    assert asked == {"model": "tiny", "data": "world", "objective": "papo", "steps": 20}
+    assert rewards[0].weight == 0.9 and [rewards[1](None, t) for t in ("I see A red circle", "none")] == [
+        1,
+        0,
+    ]
+
+
+def test_the_config_of_the_readme_is_accepted() -> None:
+    from foveal.config import RunConfig
+
+    (table,) = (tomllib.loads(text) for text in blocks("README.md", "toml"))
+    config = RunConfig.model_validate(table)
+    assert config.validation is not None and config.objective.model_dump()["kl_prcp_coef"] == 0.02
 
 
 def test_the_config_of_the_guide_is_accepted() -> None:
