@@ -61,6 +61,8 @@ class Server:
             self.most = max(self.most, self.now)
         try:
             reply = self.answer(number, request)
+            with self.lock:
+                self.now -= 1  # before the caller knows: its next request may come at once
             if reply.instead is not None:
                 reply.instead(handler)
                 return
@@ -72,9 +74,6 @@ class Server:
             handler.wfile.write(reply.body)
         except OSError:
             return  # the client has gone
-        finally:
-            with self.lock:
-                self.now -= 1
 
 
 @contextmanager

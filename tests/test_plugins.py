@@ -205,16 +205,8 @@ def test_a_class_that_is_not_there_any_more_is_refused_in_words() -> None:
     class Local(GRPO):
         pass
 
-    config = load(
-        {**tomllib.loads(CONFIG), "objective": Local(), "perturbations": {}, "rewards": [{"type": "choice"}]}
-    )
-    for path in (config.objective.type, "__main__:Mine"):
-        with pytest.raises(ConfigError, match="made in a script, a notebook or a function"):
-            load(
-                {
-                    **tomllib.loads(CONFIG),
-                    "objective": path,
-                    "perturbations": {},
-                    "rewards": [{"type": "choice"}],
-                }
-            )
+    table = {**tomllib.loads(CONFIG), "perturbations": {}, "rewards": [{"type": "choice"}]}
+    with pytest.raises(ConfigError, match="is defined in a function, where a resumed run cannot find it"):
+        dump(load({**table, "objective": Local()}))
+    with pytest.raises(ConfigError, match="made in a script, a notebook or a function"):
+        load({**table, "objective": "__main__:Mine"})

@@ -31,7 +31,7 @@ def test_a_random_model_is_refused_before_the_first_step(tiny_folder, tmp_path):
 
 def test_a_gate_without_other_pictures_is_refused(tiny_folder):
     with pytest.raises(ConfigError, match="other_picture = true"):
-        load(settings(tiny_folder, gate=True))
+        load(settings(tiny_folder, gate=True, other_picture=False))
 
 
 def test_a_world_problem_without_a_donor_is_left_out():

@@ -253,6 +253,7 @@ def test_a_judge_that_is_down_in_the_first_validation_stops_the_run_and_validati
     validation = {
         "every": 1,
         "problems": 3,
+        "other_picture": False,
         "data": {"type": "world", "families": ["counting"], "split": "heldout"},
     }
     with serving(lambda number, request: Reply(status=500)) as server:

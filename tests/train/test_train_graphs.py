@@ -351,28 +351,28 @@ def test_apart_is_refused_for_them_before_the_run_starts(tiny_folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("objective", "graphs", "entropies", "held"),
+    ("objective", "graphs", "held"),
     [
-        (BASE, "auto", False, True),
-        (DEFAULT, "auto", True, False),
-        (DEFAULT, "together", True, True),
-        (OBJECTIVES["papo, removed view with gradient"], "auto", True, False),
-        (OBJECTIVES["papo, removed view with gradient"], "together", False, True),
-        (OBJECTIVES["papo on chosen tokens"], "auto", False, True),
-        (OBJECTIVES["papo on chosen tokens"], "apart", False, False),
-        (EXACT[1], "auto", False, True),
-        (OBJECTIVES["dvrp"], "auto", False, True),
-        (OBJECTIVES["dvrp"], "apart", True, False),
+        (BASE, "auto", True),
+        (DEFAULT, "auto", False),
+        (DEFAULT, "together", True),
+        (OBJECTIVES["papo, removed view with gradient"], "auto", False),
+        (OBJECTIVES["papo, removed view with gradient"], "together", True),
+        (OBJECTIVES["papo on chosen tokens"], "auto", True),
+        (OBJECTIVES["papo on chosen tokens"], "apart", False),
+        (EXACT[1], "auto", True),
+        (OBJECTIVES["dvrp"], "auto", True),
+        (OBJECTIVES["dvrp"], "apart", False),
     ],
 )
 def test_the_sampler_keeps_what_saves_a_forward_and_no_graph_beside_views_that_go_apart(
-    objective: Objective, graphs: Graphs, entropies: bool, held: bool
+    objective: Objective, graphs: Graphs, held: bool
 ) -> None:
     plain, how = Sampling(group_size=4, max_new_tokens=9), replace(SAMPLED, view_graphs=graphs)
     found = kept_for_update(plain, objective, how)
     assert found == replace(
         plain,
-        entropies=entropies,
+        entropies=True,
         row_tokens=how.micro_batch_tokens,
         hold_tokens=held * how.micro_batch_tokens,
         product_tokens=how.micro_batch_tokens,

@@ -112,9 +112,10 @@ def test_values_given_up_at_a_limit_are_counted_step_by_step(
     """So a resumed run, whose grader is new, logs the same."""
     begin = loop.Grader.begin
 
-    def slow(self: Any) -> Any:
-        self.counts.timeouts[0] += 2
-        return begin(self)
+    def slow(self: Any, **of_golds: Any) -> Any:
+        if not of_golds:
+            self.counts.timeouts[0] += 2
+        return begin(self, **of_golds)
 
     monkeypatch.setattr(loop.Grader, "begin", slow)
     loop.start(world_config(tiny_folder, steps=3), tmp_path / "run")

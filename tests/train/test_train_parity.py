@@ -173,8 +173,13 @@ def off_from_the_second_step(monkeypatch: pytest.MonkeyPatch) -> None:
             first, *rest = completion.sampled_logprobs
             return replace(completion, sampled_logprobs=(first + OFF, *rest))
 
+        finished = options.pop("finished", None)
         found = draw(self, problems, **options)
-        return found if self.version == 0 else [tuple(map(spoilt, group)) for group in found]
+        found = found if self.version == 0 else [tuple(map(spoilt, group)) for group in found]
+        if finished is not None:
+            for place, group in enumerate(found):
+                finished(place, group)
+        return found
 
     monkeypatch.setattr(LocalEngine, "generate", generate)
 

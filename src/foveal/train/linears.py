@@ -31,7 +31,7 @@ SIDE = 1024
 SHAPES = 2
 """Shapes of weights that are measured: those that hold most of the model's numbers."""
 
-SMALLEST = 1 << 15
+SMALLEST = 1 << 16
 """Numbers in the largest of these weights below which nothing is measured: calls then cost as much as
 products."""
 
