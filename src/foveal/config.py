@@ -305,7 +305,10 @@ def load(
         return RunConfig.model_validate(table)
     except ValidationError as error:
         origins = {override.partition("=")[0].strip(): override for override in overrides}
-        raise ConfigError(explain(error, RunConfig, where=where, overrides=origins)) from error
+        from foveal.objectives.extension import held_objective
+
+        held = held_objective(table.get("objective"))
+        raise ConfigError(explain(error, RunConfig, where=where, overrides=origins, held=held)) from error
 
 
 def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:
