@@ -1,5 +1,6 @@
 """One-word changes of a config, and words of other libraries."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,10 @@ THEIRS = [
     ("learning_rate=1e-6", "'learning_rate'; here it is optimizer.lr"),
     ("num_generations=8", "'num_generations'; here it is sampling.group_size"),
     ("per_device_train_batch_size=2", "'per_device_train_batch_size'; here it is sampling.prompts_per_step"),
-    ("beta=0.04", "'beta'; here it is objective.kl_coef"),
-    ("objective.beta=0.04", "'objective.beta'; here it is objective.kl_coef"),
-    ("epsilon=0.2", "here it is objective.clip_low"),
-    ("epsilon_high=0.28", "here it is objective.clip_high"),
+    ("beta=0.04", "'beta'; here it is objective.base.kl_coef"),
+    ("objective.beta=0.04", "'objective.beta'; here it is objective.base.kl_coef"),
+    ("epsilon=0.2", "here it is objective.base.clip_low"),
+    ("epsilon_high=0.28", "here it is objective.base.clip_high"),
     ("max_completion_length=512", "here it is sampling.max_new_tokens"),
     ("report_to=wandb", "'report_to'; metrics go to metrics.jsonl in the run folder"),
     ("num_train_epochs=2", "here it is steps: a run is counted in steps; one epoch is rows / sampling"),
@@ -185,6 +186,49 @@ def test_our_own_words_are_not_taken_for_theirs() -> None:
     )
     assert "unknown key 'kl_prcp_coef'" in found and "here it is" not in found
     assert answers("kl_prpc_coef", 1) == []
+
+
+@pytest.mark.parametrize("method", ["papo", "cppo", "grpo", "gspo"])
+def test_every_answer_is_accepted_by_the_method_that_is_trained(method: str) -> None:
+    """For PAPO and CPPO the clip and the reference KL are fields of the base."""
+    words = [word for word, ours in WORDS.items() if re.search(r"\bobjective\.", ours)]
+    source = {"data": "a", "objective": {"type": method}, "rewards": ["boxed"]}
+    said = {
+        line.partition("'")[2].partition("'")[0]: line
+        for line in refused(source | dict.fromkeys(words, 1)).splitlines()
+    }
+    assert len(words) > 30
+    for word in words:
+        if f"objective.{word}" in WORDS[word]:
+            continue  # ours under its own name, at the top of the config
+        answer = said[word].partition("; ")[2]
+        types = re.findall(r'\(with (objective[.\w]*\.type) = "(\w+)"\)', answer)
+        overrides = [f"{place}={kind}" for place, kind in types]
+        found = load(source, overrides=overrides, complete=True)
+        for path in re.findall(r"objective(?:\.\w+)+", answer):
+            here: Any = found
+            for part in path.split("."):
+                assert part in type(here).model_fields, (word, answer)
+                here = getattr(here, part)
+
+
+def test_a_field_of_the_base_is_found_there() -> None:
+    papo = {"data": "a", "objective": {"type": "papo"}, "rewards": ["boxed"]}
+    grpo = papo | {"objective": {"type": "grpo"}}
+    for field in ("kl_coef", "clip_high", "dual_clip"):
+        assert f"objective.base.{field}" in refused(papo, f"objective.{field}=0.1")
+        assert "objective.base" not in refused(grpo, f"objective.{field}=many")
+    assert "it is a field of the base: objective.base.advantage" in refused(papo, "objective.advantage=x")
+    assert "here it is objective.base.kl_coef" in refused(papo, "objective.base.beta=0.1")
+    assert 'dapo has it: objective.type = "dapo"' in refused(grpo, "objective.filter_groups=true")
+    for place in ("objective", "objective.base"):
+        found = refused(papo, f"{place}.filter_groups=true")
+        assert 'dapo has it: objective.base.type = "dapo"' in found
+    found = refused(papo, "algorithm.filter_groups=true")
+    assert "here it is objective.base.filter_groups: groups" in found
+    assert '(with objective.base.type = "dapo")' in found
+    dapo = papo | {"objective": {"type": "papo", "preset": "d"}}
+    assert "it is a field of the base: objective.base.filter_low" in refused(dapo, "objective.filter_low=0.1")
 
 
 def test_answers_name_fields_that_exist() -> None:

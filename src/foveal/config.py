@@ -13,7 +13,7 @@ from foveal.collapse import GuardConfig
 from foveal.crosscheck import cross_check
 from foveal.data.problems import DataSource
 from foveal.instances import require_importable
-from foveal.rewards.adapters.functions import build_reward
+from foveal.rewards.adapters.functions import build_reward, told_apart
 from foveal.rewards.settings import GradingConfig as GradingConfig
 from foveal.spec import Config, ConfigError, FovealError, build_component, explain
 from foveal.switches import apply_overrides, fill_in, settle_validation
@@ -247,6 +247,7 @@ class RunConfig(Config):
     def _cross_check(self) -> "RunConfig":
         # A frozen model: the field is filled in before anybody sees it, so that the saved config says it.
         self.__dict__["objective"] = self.objective.within(self.sampling.max_new_tokens)
+        self.__dict__["rewards"] = told_apart(self.rewards)
         cross_check(self)
         return self
 
@@ -304,7 +305,10 @@ def load(
         return RunConfig.model_validate(table)
     except ValidationError as error:
         origins = {override.partition("=")[0].strip(): override for override in overrides}
-        raise ConfigError(explain(error, RunConfig, where=where, overrides=origins)) from error
+        from foveal.objectives.extension import held_objective
+
+        held = held_objective(table.get("objective"))
+        raise ConfigError(explain(error, RunConfig, where=where, overrides=origins, held=held)) from error
 
 
 def _table(tables: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -3,7 +3,9 @@
 People bring their configs: a key of theirs is answered with ours, or with a plain word where there is none.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 _NO_ENGINE = "the sampler runs in the trainer's process; there is no server or other engine to set up"
 _ONE_DEVICE = "a run is one process on one device; sharding over several is not there yet"
@@ -89,10 +91,10 @@ WORDS: Mapping[str, str] = {
     "top_k": "sampling.top_p: there is no top-k cut",
     "min_p": "sampling.top_p: there is no min-p cut",
     "repetition_penalty": "not needed: completions are drawn from the policy itself",
-    "dynamic_sample": 'objective.type = "dapo", whose filter_groups drops groups without a signal',
-    "filter_groups": 'objective.filter_groups of objective.type = "dapo"',
-    "online_filtering": 'objective.type = "dapo", whose filter_groups drops groups without a signal',
-    "mask_truncated_completions": "objective.overlong_buffer of dapo; all completions count",
+    "dynamic_sample": "objective.filter_groups: groups without a signal are dropped",
+    "filter_groups": "objective.filter_groups: groups without a signal are dropped",
+    "online_filtering": "objective.filter_groups: groups without a signal are dropped",
+    "mask_truncated_completions": "objective.overlong_buffer: all completions count, long ones earn less",
     # How it is updated
     "learning_rate": "optimizer.lr",
     "lr": "optimizer.lr",
@@ -235,6 +237,71 @@ WORDS: Mapping[str, str] = {
 }
 """Their word -> our field, or what to know. `worker.rollout.n` is found by the end of its path."""
 
+OWNERS: Mapping[str, str] = {
+    "filter_groups": "dapo",
+    "overlong_buffer": "dapo",
+    "kl_prcp_coef": "papo",
+    "estimator": "papo",
+    "entropy_coef": "papo",
+    "removed_entropy_coef": "papo",
+    "sft_coef": "papo",
+    "cpl_coef": "cppo",
+}
+"""Fields of objectives in `WORDS` that one method alone has; the others are those of every base."""
+
+_BASES = ("dapo",)
+"""Owners that are a base of others."""
+
+_FIELD = re.compile(r"objective\.(?!type\b)(\w+)")
+
+
+class Held(NamedTuple):
+    """An objective and the bases inside it, as a config has them: where fields of a word stand."""
+
+    place: str
+    """Where the outermost stands: "objective"."""
+    fields: Sequence[frozenset[str]]
+    """Names of the fields of each, from the outermost to the innermost base."""
+
+    def home(self, field: str) -> str | None:
+        """Where a field is set: in the innermost base if that has it, which the others follow; None without.
+
+        >>> Held("objective", [frozenset({"base", "horizon"}), frozenset({"horizon"})]).home("horizon")
+        'objective.base.horizon'
+        """
+        depths = [depth for depth, names in enumerate(self.fields) if field in names]
+        if not depths:
+            return None
+        depth = depths[-1] if depths[-1] == len(self.fields) - 1 else depths[0]
+        return f"{self.place}{'.base' * depth}.{field}"
+
+    def hint(self, field: str) -> str | None:
+        """For a key that the outermost does not have: the base or the method that does."""
+        home, owner = self.home(field), OWNERS.get(field)
+        if home is not None:
+            return f"it is a field of the base: {home}"
+        return None if owner is None else f'{owner} has it: {self._place_of(owner)}.type = "{owner}"'
+
+    def _place_of(self, owner: str | None) -> str:
+        own = owner is not None and owner not in _BASES
+        return self.place if own else f"{self.place}{'.base' * (len(self.fields) - 1)}"
+
+    def answer(self, ours: str) -> str:
+        """The words of an answer with each field of an objective where this one has it."""
+        lacking: list[str] = []
+
+        def placed(found: re.Match[str]) -> str:
+            field = found[1]
+            home, owner = self.home(field), OWNERS.get(field)
+            place = self._place_of(owner)
+            if home is None:
+                lacking.append(f'with {place}.type = "{owner}"' if owner else f"which {place} does not have")
+            return home or f"{place}.{field}"
+
+        words = _FIELD.sub(placed, ours)
+        return f"{words} ({'; '.join(dict.fromkeys(lacking))})" if lacking else words
+
+
 SECTIONS: Mapping[str, str] = {
     "actor_rollout_ref": "verl's",
     "worker": "EasyR1's",
@@ -247,17 +314,19 @@ SECTIONS: Mapping[str, str] = {
 """Tables of theirs, none of which is here."""
 
 
-def answers(place: str, value: object) -> list[tuple[str, str]]:
+def answers(place: str, value: object, held: Held | None = None) -> list[tuple[str, str]]:
     """For each setting at an unknown place: where it stands, and what it is here; [] where no other library
-    is known to call it so.
+    is known to call it so. `held` is the objective of the config, whose base may have the field.
 
     >>> answers("worker.rollout.n", 5)
     [('worker.rollout.n', 'here it is sampling.group_size')]
     """
     found = []
     for path in _leaves(place, value):
-        ours = _ours(path)
-        if ours is not None and ours != path:
+        word = _ours(path)
+        ours = word if word is None or held is None else held.answer(word)
+        # Our own word is no answer to itself; where the base of the objective has it, that place is.
+        if word is not None and ours is not None and _differs(path, word, ours, held):
             found.append((path, f"here it is {ours}" if _is_field(ours) else ours))
         elif path.split(".")[0] in SECTIONS:
             whose = SECTIONS[path.split(".")[0]]
@@ -271,14 +340,19 @@ def option_answers(words: Sequence[str]) -> list[str]:
 
     >>> option_answers(["--learning_rate", "1e-6"])
     ['--learning_rate: here it is optimizer.lr (write it as section.key=value)']
+
+    Nothing is loaded here: a field that every base has is named where the default method, PAPO, has it.
     """
+    base = frozenset(found[1] for ours in WORDS.values() for found in _FIELD.finditer(ours)) - set(OWNERS)
+    own = frozenset(field for field, owner in OWNERS.items() if owner == "papo")
+    held = Held("objective", [own, base])
     found = []
     for word in words:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("--") and name:
-            found += [
-                f"--{name}: {ours} (write it as section.key=value)" for _, ours in answers(f"--{name}", None)
-            ]
+            for _, ours in answers(f"--{name}", None, held):
+                plain = "; a method without a base has it without .base" if "objective.base." in ours else ""
+                found.append(f"--{name}: {ours} (write it as section.key=value{plain})")
     return found
 
 
@@ -288,6 +362,17 @@ def _ours(path: str) -> str | None:
     whole = next((WORDS[end] for end in ends if end in WORDS), None)
     # A whole table of theirs, such as custom_reward_function.path, is answered by its name.
     return whole or next((WORDS[part] for part in reversed(parts[:-1]) if part in WORDS), None)
+
+
+def _bare(word: str) -> str:
+    return word.partition(":")[0]
+
+
+def _differs(path: str, word: str, ours: str, held: Held | None) -> bool:
+    if path not in (_bare(word), _bare(ours)):
+        return True
+    field = _FIELD.fullmatch(path)
+    return held is not None and field is not None and held.home(field[1]) not in (None, path)
 
 
 def _is_field(ours: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, cast, get_args
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
-from foveal.foreign import answers
+from foveal.foreign import Held, answers
 from foveal.text import printable, shortened
 
 PLUGIN_FILES: set[str] = set()
@@ -112,6 +112,15 @@ class Component(Config):
 
     required: ClassVar[tuple[str, ...]] = ()
     """Methods that a class derived from this one has to write itself."""
+
+    @classmethod
+    def chain(cls, table: object) -> "Chain":
+        """This class, and those of the bases that a table of it (or an instance) holds, outermost first."""
+        return (cls,)
+
+
+Chain = tuple[type[Component], ...]
+"""A class, and those of the bases inside it, outermost first."""
 
 
 def load_object(path: str, *, kind: str) -> Any:
@@ -222,12 +231,17 @@ def _told(error: BaseException) -> str:
 
 
 def build_component(
-    value: object, registry: Mapping[str, str], *, kind: str, base: type[Component] = Component
+    value: object,
+    registry: Mapping[str, str],
+    *,
+    kind: str,
+    base: type[Component] = Component,
+    place: str | None = None,
 ) -> Component:
     """Make a component from a table with a `type`, a bare name, or an instance.
 
     `registry` maps short names to import paths, so that nothing is imported that is not used; a class named
-    by its path has to be derived from `base`.
+    by its path has to be derived from `base`. `place` is where the table stands, by default `kind`.
     Raises: ConfigError for an unknown name (with the nearest one), a class that does not fit, or a bad field.
     """
     if isinstance(value, Component):
@@ -256,7 +270,8 @@ def build_component(
     try:
         return cls.model_validate(dict(value))
     except ValidationError as error:
-        raise ConfigError(explain(error, cls, where=f"{kind} {name!r}")) from error
+        held = held_by(cls, value, place=place or kind) if kind == "objective" else None
+        raise ConfigError(explain(error, cls, where=f"{kind} {name!r}", held=held)) from error
     except FovealError:
         raise
     except Exception as error:
@@ -265,12 +280,26 @@ def build_component(
         raise ConfigError(f"{kind} type {name!r} cannot be made: {_told(error)}; change the class") from error
 
 
+def held_by(cls: type[Component], table: object, *, place: str) -> Held | None:
+    """The fields of a component and its bases; None where the table names a base that there is not."""
+    try:
+        return Held(place, [frozenset(part.model_fields) for part in cls.chain(table)])
+    except ConfigError:
+        return None
+
+
 def explain(
-    error: ValidationError, model: type[BaseModel], *, where: str, overrides: Mapping[str, str] | None = None
+    error: ValidationError,
+    model: type[BaseModel],
+    *,
+    where: str,
+    overrides: Mapping[str, str] | None = None,
+    held: Held | None = None,
 ) -> str:
     """A validation error as lines a person can act on; an unknown key comes with the nearest known one.
 
     `overrides` maps places to the words of the overrides that set them: those are named instead of `where`.
+    `held`: the objective, whose base has fields of its own.
     """
     lines = []
     for loc, items in _by_place(error.errors()).items():
@@ -278,8 +307,9 @@ def explain(
         origin = _origin(place, overrides or {}) or where
         kind, given = items[0]["type"], items[0].get("input")
         # Places in a component are told from it on: its own kind stands before them.
-        scope = place if overrides is not None else f"{where.split()[0]}.{place}"
-        theirs = answers(scope, given) if kind == "extra_forbidden" else []
+        start = where.split()[0] if held is None else held.place
+        scope = place if overrides is not None else f"{start}.{place}"
+        theirs = answers(scope, given, held) if kind == "extra_forbidden" else []
         if theirs:
             # A key of another library, with ours; a table of theirs has several.
             for key, ours in theirs:
@@ -288,8 +318,9 @@ def explain(
             owner = _owner(model, loc)
             known = list(owner.model_fields) if owner is not None else []
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(known)}"
-            lines.append(f"{origin}: unknown key {place!r}{hint}")
+            elsewhere = held.hint(place) if held is not None and overrides is None else None
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            lines.append(f"{origin}: unknown key {place!r}; {elsewhere or hint}")
         elif kind == "missing":
             way = f"add it to the table of this {where}"
             if overrides is not None:

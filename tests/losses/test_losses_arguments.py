@@ -50,6 +50,29 @@ def test_advantages_of_groups_by_hand() -> None:
     assert tokens[:2, 0].tolist() == pytest.approx([math.sqrt(2), -math.sqrt(2)], rel=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["group_std", "group_mean", "leave_one_out"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.bool])
+def test_rewards_of_whole_numbers_have_advantages(kind: Any, dtype: torch.dtype) -> None:
+    rewards, mask = torch.tensor([1, 0, 0, 1]), torch.ones(4, 2, dtype=torch.bool)
+    found = losses.group_advantages(rewards.to(dtype), 4, kind=kind)
+    wanted = {"group_std": 0.5 / (math.sqrt(1 / 3) + 1e-6), "group_mean": 0.5, "leave_one_out": 2 / 3}[kind]
+    assert found.tolist() == pytest.approx([wanted, -wanted, -wanted, wanted])
+    tokens = losses.reinforce_pp_advantages(rewards.to(dtype), mask, 4)
+    assert torch.equal(tokens, losses.reinforce_pp_advantages(rewards.float(), mask, 4)) and tokens.all()
+    assert losses.group_advantages(rewards.half(), 4).dtype == torch.float16
+
+
+def test_perception_rewards_of_whole_numbers_count() -> None:
+    def loss(rewards: torch.Tensor) -> float:
+        found = losses.perception_reward(
+            NOW, OLD, ADVANTAGES, MASK, perception_rewards=rewards, group_size=2, on="all_tokens"
+        )
+        return found.loss.item()
+
+    assert loss(torch.tensor([1, 0])) == pytest.approx(loss(torch.tensor([1.0, 0.0])), abs=1e-6)
+    assert abs(loss(torch.tensor([1, 0])) - loss(torch.tensor([1, 1]))) > 1e-3
+
+
 def test_log_probabilities_of_logits_are_those_of_the_sampled_tokens() -> None:
     logits = torch.tensor([[[0.0, math.log(3.0)], [5.0, 5.0]]], dtype=torch.float64)
     logprobs, entropy = losses.from_logits(logits, torch.tensor([[1, 0]]))
@@ -61,6 +84,15 @@ def test_log_probabilities_of_logits_are_those_of_the_sampled_tokens() -> None:
     assert cooler.logprobs[0, 0].item() == pytest.approx(math.log(0.9))
     assert losses.from_logits(logits.bfloat16(), torch.tensor([[1, 0]])).logprobs.dtype == torch.float32
 
+
+WHOLE = torch.randn(2, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+EXACT = {
+    "removed_logprobs": NOW,
+    "estimator": "exact",
+    "removed_gradient": True,
+    "log_probs": WHOLE,
+    "removed_log_probs": WHOLE,
+}
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
     (
@@ -89,11 +121,28 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
         "entropy or removed_entropy was not given",
     ),
     ("cppo", {"removed_logprobs": NOW, "perception_tokens": MASK}, "preserved_logprobs was not given"),
+    ("grpo", {"counts": {"surrogate": 10}}, r"counts\['surrogate'\] is 10; expected a Count"),
+    ("grpo", {"advantages": [1.0, -2.0]}, "advantages is a list; expected one per completion"),
+    ("grpo", {"old_logprobs": OLD.numpy()}, "old_logprobs is a ndarray; expected a tensor"),
+    ("grpo", {"completion_mask": None}, "completion_mask is None; expected a tensor"),
+    ("papo", EXACT | {"removed_log_probs": WHOLE[..., :1]}, r"removed_log_probs has the shape \(2, 2, 1\)"),
+    ("papo", EXACT | {"removed_log_probs": WHOLE[:, :1]}, r"expected \[B T V\], \(2, 2, 3\)"),
+    ("papo", EXACT | {"log_probs": NOW}, r"losses.papo: log_probs has the shape \(2, 2\)"),
     ("dvrp", {"removed_logprobs": NOW}, "noised_logprobs was not given"),
     (
         "perception_reward",
         {"perception_rewards": torch.ones(2), "group_size": 3},
         "expected one reward per completion",
+    ),
+    (
+        "perception_reward",
+        {"perception_rewards": torch.ones(3), "group_size": 3},
+        r"perception_rewards has the shape \(3,\); expected one per completion, \(2,\)",
+    ),
+    (
+        "perception_reward",
+        {"perception_rewards": torch.ones(2), "group_size": 2, "segment": MASK[:, :1]},
+        "segment has the shape",
     ),
 ]
 
@@ -119,3 +168,39 @@ def test_rewards_that_are_no_whole_groups_are_refused() -> None:
         losses.group_advantages(torch.ones(4), 2, kind="mean")  # type: ignore[arg-type]
     with pytest.raises(FovealError, match="from_logits"):
         losses.from_logits(torch.zeros(1, 3, 4), torch.zeros(1, 2, dtype=torch.long))
+
+
+def test_helpers_refuse_what_has_no_value() -> None:
+    logits, ids = torch.zeros(1, 2, 4), torch.zeros(1, 2, dtype=torch.long)
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(FovealError, match="temperature is"):
+            losses.from_logits(logits, ids, temperature=temperature)
+    for wrong in (-100, 4):
+        with pytest.raises(FovealError, match=f"completion_ids holds {wrong}; expected .* 0 to 3"):
+            losses.from_logits(logits, torch.tensor([[0, wrong]]))
+    for buffer in (0, -1, 101):
+        with pytest.raises(FovealError, match=f"buffer is {buffer} and max_length 100"):
+            losses.overlong_penalty(torch.tensor([100]), max_length=100, buffer=buffer, factor=1.0)
+    with pytest.raises(FovealError, match="rewards is a list; expected a tensor"):
+        losses.group_advantages([1.0, 0.0], 2)  # type: ignore[arg-type]
+    with pytest.raises(FovealError, match=r"completion_mask has the shape \(3, 2\)"):
+        losses.reinforce_pp_advantages(torch.ones(4), torch.ones(3, 2, dtype=torch.bool), 4)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_perception_tokens_take_a_mask_of_numbers(dtype: torch.dtype) -> None:
+    removed = torch.tensor([[1.0, 3.0], [2.0, 5.0]])
+    given: Any = {"fraction": 0.5, "score": "absolute"}
+    found = losses.perception_tokens(torch.zeros(2, 2), removed, MASK.to(dtype), **given)
+    assert found.tolist() == [[False, True], [True, False]]
+    with pytest.raises(FovealError, match=r"expected one shape, \[B T\]"):
+        losses.perception_tokens(torch.zeros(2, 2), removed, MASK[:, :1], **given)
+
+
+@pytest.mark.parametrize("name", ["dr_grpo", "rloo"])
+def test_sums_over_tokens_are_divided_by_the_horizon(name: str) -> None:
+    """As the docstring says: by 1 where it is left out."""
+    function = getattr(losses, name)
+    alone = function(NOW, OLD, ADVANTAGES, MASK).loss
+    assert alone.item() == pytest.approx(10 * function(NOW, OLD, ADVANTAGES, MASK, horizon=10).loss.item())
+    assert "Left out it divides by 1" in " ".join(function.__doc__.split())

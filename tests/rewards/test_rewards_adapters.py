@@ -402,3 +402,42 @@ def test_a_worker_loads_functions_without_torch(folder: Path) -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["1.0", "[]"]
+
+
+def test_functions_of_one_name_are_told_apart_when_a_run_goes_on() -> None:
+    """Each lambda is named `lambda`: with one name for both, a resumed run would call one of them twice."""
+    one, quarter = (lambda problem, text: 1.0), (lambda problem, text: 0.25)
+    table = tomllib.loads(dump(config_with([reward_from(one), "boxed", reward_from(quarter)])))
+    assert [part.get("name") for part in table["rewards"]] == ["lambda", None, "lambda_2"]
+    for given in (
+        [one, quarter],
+        [{"type": one, "weight": 0.5}, "boxed", {"type": quarter}],
+        [reward_from(one), reward_from(quarter)],
+    ):
+        with provided(given):
+            again = load(table)
+        with Grader(again.rewards, QUICK) as grader:
+            group = grader.grade(problem(), completions("8"))
+        assert (group.breakdown["lambda"], group.breakdown["lambda_2"]) == ((1.0,), (0.25,))
+    with provided([one]), pytest.raises(ConfigError, match="reward 'lambda_2' was a function of the script"):
+        load(table)
+    table["rewards"][2]["name"] = "lambda"
+    with provided([one, quarter]), pytest.raises(ConfigError, match="two rewards are named 'lambda'"):
+        load(table)
+
+
+def test_a_function_that_has_a_path_leaves_its_name_to_one_that_has_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+
+    import their_file
+
+    def pid(problem: Problem, text: str) -> float:
+        return 0.125
+
+    table = tomllib.loads(dump(config_with([reward_from(their_file.pid), reward_from(pid)])))
+    for given in ([their_file.pid, pid], [pid, their_file.pid]):
+        with provided(given):
+            again = load(table)
+        assert again.rewards[1](problem(), "7") == 0.125

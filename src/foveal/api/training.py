@@ -114,8 +114,8 @@ def resume(
 
 
 def _functions(rewards: Rewards | None) -> list[Any]:
-    """Those that a config may ask for by name."""
-    return [] if rewards is None else [part for part in as_list(rewards) if callable(part)]
+    """Those that a config may ask for by name are among them."""
+    return [] if rewards is None else as_list(rewards)
 
 
 def _run(work: Any, folder: Path, config: RunConfig, watcher: Callbacks) -> Run:

@@ -139,6 +139,8 @@ def reduce(objective: Objective, batch: Batch, tokens: Tokens, *, counts: Mappin
                 f"sequences of the whole mini-batch for each of {', '.join(whole)}; "
                 f"foveal.losses.count(mask) gives them"
             )
+        for name in whole:
+            _require_count(tokens.method, name, counts[name])
         whole = {name: counts[name] for name in whole}
     loss = torch.zeros((), device=batch.inputs.completion_mask.device)
     measures: dict[str, Tensor] = {}
@@ -179,6 +181,14 @@ def _stats(name: ViewName, view: View, tokens: Tokens) -> TokenStats:
         return view.log_probs[chosen]
 
     return TokenStats(logprobs=view.logprobs, entropy=_entropy(view), log_probs_at=log_probs_at)
+
+
+def _require_count(method: str, name: str, given: object) -> None:
+    if not isinstance(given, Count) or not (given.tokens >= 0 and given.sequences >= 0):
+        raise FovealError(
+            f"losses.{method}: counts[{name!r}] is {given!r}; expected a Count of tokens and sequences, as "
+            f"foveal.losses.count(mask) gives it"
+        )
 
 
 def chain(objective: Objective) -> Iterator[Objective]:
@@ -230,35 +240,64 @@ def _entropies_of(part: Objective) -> list[ViewName]:
     return []
 
 
+def require_shape(method: str, name: str, part: object, wanted: tuple[int, ...]) -> None:
+    """Nothing for None.
+
+    Raises: FovealError, naming the argument, for what is no tensor of this shape: another shape would be
+    broadcast, and the loss be another one.
+    """
+    if part is None:
+        return
+    if not isinstance(part, Tensor):
+        raise FovealError(
+            f"losses.{method}: {name} is a {type(part).__name__}; expected a tensor of the shape {wanted}"
+        )
+    if tuple(part.shape) != wanted:
+        whose = "one per completion" if len(wanted) == 1 else "that of logprobs"
+        raise FovealError(
+            f"losses.{method}: {name} has the shape {tuple(part.shape)}; expected {whose}, {wanted}"
+        )
+
+
 def _require_shapes(tokens: Tokens) -> None:
-    """Raises: FovealError: a tensor of another shape would be broadcast, and the loss be another one."""
-    wanted = tuple(tokens.clean.logprobs.shape)
-    if len(wanted) != 2:
+    """Raises: FovealError."""
+    method, clean = tokens.method, tokens.clean
+    if not isinstance(clean.logprobs, Tensor) or clean.logprobs.dim() != 2:
+        given = getattr(clean.logprobs, "shape", None)
+        what = f"is a {type(clean.logprobs).__name__}" if given is None else f"has the shape {tuple(given)}"
         raise FovealError(
-            f"losses.{tokens.method}: logprobs has the shape {wanted}; expected one value per completion "
-            f"token, [B T]"
+            f"losses.{method}: logprobs {what}; expected one value per completion token, a tensor [B T]"
         )
-    parts: dict[str, Tensor | None] = {
-        "old_logprobs": tokens.old_logprobs,
-        "completion_mask": tokens.completion_mask,
-        "ref_logprobs": tokens.ref_logprobs,
-        "entropy": tokens.clean.entropy,
-    }
-    for name, view in _given(tokens).items():
-        parts |= {f"{name}_logprobs": view.logprobs, f"{name}_entropy": view.entropy}
-    for name, part in parts.items():
-        if part is not None and tuple(part.shape) != wanted:
+    wanted = tuple(clean.logprobs.shape)
+    for name, part in (("old_logprobs", tokens.old_logprobs), ("completion_mask", tokens.completion_mask)):
+        if part is None:
+            raise FovealError(f"losses.{method}: {name} is None; expected a tensor of the shape {wanted}")
+        require_shape(method, name, part, wanted)
+    require_shape(method, "ref_logprobs", tokens.ref_logprobs, wanted)
+    require_shape(method, "entropy", clean.entropy, wanted)
+    for view, given in _given(tokens).items():
+        require_shape(method, f"{view}_logprobs", given.logprobs, wanted)
+        require_shape(method, f"{view}_entropy", given.entropy, wanted)
+    _require_distributions(tokens, wanted)
+    advantages = tokens.advantages
+    if not isinstance(advantages, Tensor) or tuple(advantages.shape) not in (wanted, wanted[:1]):
+        given = getattr(advantages, "shape", None)
+        what = f"is a {type(advantages).__name__}" if given is None else f"has the shape {tuple(given)}"
+        raise FovealError(
+            f"losses.{method}: advantages {what}; expected one per completion, {wanted[:1]}, or one per "
+            f"token, {wanted}"
+        )
+    require_shape(method, "correct", tokens.correct, wanted[:1])
+
+
+def _require_distributions(tokens: Tokens, wanted: tuple[int, ...]) -> None:
+    """Raises: FovealError, unless all whole distributions are over one vocabulary of more than one token."""
+    views = {"log_probs": tokens.clean, **{f"{name}_log_probs": v for name, v in _given(tokens).items()}}
+    given = {name: view.log_probs for name, view in views.items() if view.log_probs is not None}
+    vocabulary = max((part.shape[-1] for part in given.values() if part.dim() == 3), default=0)
+    for name, part in given.items():
+        if tuple(part.shape) != (*wanted, vocabulary):
             raise FovealError(
-                f"losses.{tokens.method}: {name} has the shape {tuple(part.shape)}; expected that of "
-                f"logprobs, {wanted}"
+                f"losses.{tokens.method}: {name} has the shape {tuple(part.shape)}; expected [B T V], "
+                f"{(*wanted, vocabulary or 'V')}: log-probabilities of the whole vocabulary for each token"
             )
-    if tuple(tokens.advantages.shape) not in (wanted, wanted[:1]):
-        raise FovealError(
-            f"losses.{tokens.method}: advantages has the shape {tuple(tokens.advantages.shape)}; expected "
-            f"one per completion, {wanted[:1]}, or one per token, {wanted}"
-        )
-    if tokens.correct is not None and tuple(tokens.correct.shape) != wanted[:1]:
-        raise FovealError(
-            f"losses.{tokens.method}: correct has the shape {tuple(tokens.correct.shape)}; expected one per "
-            f"completion, {wanted[:1]}"
-        )

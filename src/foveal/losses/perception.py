@@ -7,8 +7,17 @@ from typing import Any, Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from foveal.losses.carriers import Loss, Tokens, View, batch_of, configured, evaluate, reduce
-from foveal.losses.helpers import group_index
+from foveal.losses.carriers import (
+    Loss,
+    Tokens,
+    View,
+    batch_of,
+    configured,
+    evaluate,
+    reduce,
+    require_shape,
+)
+from foveal.losses.helpers import floating, group_index
 from foveal.objectives.cppo import CONTRASTIVE_PERCEPTION, CPPO
 from foveal.objectives.dvrp import DVRP
 from foveal.objectives.looking import EntropyKind
@@ -160,11 +169,7 @@ def _contrast(
             "running entropies; leave one of the two out"
         )
     plain = batch_of(objective, tokens)
-    if chosen.shape != plain.inputs.completion_mask.shape:
-        raise FovealError(
-            f"losses.cppo: perception_tokens has the shape {tuple(chosen.shape)}; expected that of logprobs, "
-            f"{tuple(plain.inputs.completion_mask.shape)}"
-        )
+    require_shape("cppo", "perception_tokens", chosen, tuple(tokens.clean.logprobs.shape))
     batch = objective.base.prepare(plain)
     allowed = objective.candidate_tokens(plain)
     selections = {**batch.selections, CONTRASTIVE_PERCEPTION: chosen.bool() & allowed}
@@ -317,11 +322,14 @@ def perception_reward(
         ref_logprobs=ref_logprobs,
     )
     batch = batch_of(objective, tokens)
+    groups = group_index(perception_rewards, group_size, where="perception_reward")
+    require_shape("perception_reward", "perception_rewards", perception_rewards, tuple(logprobs.shape[:1]))
+    require_shape("perception_reward", "segment", segment, tuple(logprobs.shape))
     marked = {} if segment is None else {objective.reward: segment.bool()}
     inputs = replace(
         batch.inputs,
-        prompt_index=group_index(perception_rewards, group_size, where="perception_reward"),
-        breakdown={objective.reward: perception_rewards.detach()},
+        prompt_index=groups,
+        breakdown={objective.reward: floating(perception_rewards.detach())},
         segments=marked,
     )
     # The base's own advantage is 0 for rewards that are all equal, as they are here: what is left is added.

@@ -130,7 +130,8 @@ def dr_grpo(
 ) -> Loss:
     """Dr.GRPO: no division by a completion's length; advantages without the group's spread.
 
-    Each completion's sum over tokens is divided by `horizon`, the limit of completions.
+    Each completion's sum over tokens is divided by `horizon`, the limit of completions. Left out it divides
+    by 1, where a run takes its sampling.max_new_tokens: pass that limit for the loss of a run.
 
     logprobs, old_logprobs [B T]: log-probability of each token now (with gradient) and when it was
     sampled, nats. completion_mask [B T]: the tokens that count; padding may hold anything.
@@ -175,7 +176,8 @@ def rloo(
 ) -> Loss:
     """RLOO: a completion is one action; its advantage is against the others of its group.
 
-    Each completion's tokens are summed.
+    Each completion's tokens are summed, and the sum is divided by `horizon`. Left out it divides by 1, where
+    a run takes its sampling.max_new_tokens: pass that limit for the loss of a run.
 
     logprobs, old_logprobs [B T]: log-probability of each token now (with gradient) and when it was
     sampled, nats. completion_mask [B T]: the tokens that count; padding may hold anything.

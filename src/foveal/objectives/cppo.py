@@ -57,7 +57,15 @@ def perception_tokens(
 
     Of the mask's tokens with H_removed - H > 0, the `fraction` with the largest rise (`absolute`) or the
     largest (H_removed - H) / (H_removed + 1e-6) (`relative`); at least one where any rises, ties all taken.
+    Raises: FovealError for tensors of different shapes.
     """
+    shapes = [tuple(part.shape) for part in (entropy, removed_entropy, mask)]
+    if len(set(shapes)) > 1:
+        raise FovealError(
+            f"perception_tokens: entropy, removed_entropy and mask have the shapes "
+            f"{', '.join(map(str, shapes))}; expected one shape, [B T]"
+        )
+    mask = mask.bool()
     shift = zero_outside((removed_entropy - entropy).detach(), mask)
     rises = ~(shift <= 0)
     ranked = shift if score == "absolute" else shift / (removed_entropy.detach() + RELATIVE_EPSILON)

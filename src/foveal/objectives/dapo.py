@@ -9,6 +9,7 @@ from torch import Tensor
 
 from foveal.advantages import keeps_group
 from foveal.objectives.surrogate import Surrogate
+from foveal.spec import FovealError
 from foveal.types import Aggregation, Group, Inputs
 
 
@@ -19,7 +20,13 @@ def overlong_penalty(
 
     Source: DAPO arXiv:2503.14476 Eq. 13, where factor is 1. Differs from verl's code, which goes on falling
     beyond max_length (`foveal.compat.lengths`); a sampler that stops there gives both the same.
+    Raises: FovealError for a buffer that does not lie within the limit.
     """
+    if not 1 <= buffer <= max_length:
+        raise FovealError(
+            f"overlong_penalty: buffer is {buffer} and max_length {max_length}; expected 1 to max_length "
+            f"tokens over which the penalty grows; leave the penalty out to switch it off"
+        )
     excess = (lengths - (max_length - buffer)).float() / buffer
     return -factor * excess.clamp(0.0, 1.0)
 

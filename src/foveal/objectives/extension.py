@@ -9,10 +9,11 @@ from jaxtyping import Bool, Float
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from torch import Tensor
 
+from foveal.foreign import Held
 from foveal.objectives import REGISTRY
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.presets import with_preset
-from foveal.spec import ConfigError, build_component
+from foveal.spec import Chain, ConfigError, build_component, load_class
 from foveal.types import CLEAN, Batch, Group, Inputs, Objective, Term, TokenStats, ViewName
 
 
@@ -35,17 +36,39 @@ def require_two_views(first: ViewName, second: ViewName, *, fields: str) -> None
         raise ValueError(f"{fields} are both {first!r}; expected two views: one is held against the other")
 
 
-def build_objective(value: object) -> Objective:
-    """An objective from a table with a `type`, a name, or an instance.
+def build_objective(value: object, *, place: str = "objective") -> Objective:
+    """An objective from a table with a `type`, a name, or an instance, that stands at `place` in a config.
 
     Raises: ConfigError for an unknown name, a bad field, or a class that is not an objective.
     """
-    found = build_component(value, REGISTRY, kind="objective", base=Objective)
+    found = build_component(value, REGISTRY, kind="objective", base=Objective, place=place)
     if not isinstance(found, Objective):
         raise ConfigError(
             f"{type(found).__name__} is not an objective; derive it from foveal.types.Objective"
         )
     return found
+
+
+def objective_chain(value: object) -> Chain:
+    """The classes of an objective and its bases, as a table, a name or an instance has them; () for none.
+
+    Raises: ConfigError for a class that is not there.
+    """
+    if isinstance(value, Objective):
+        return type(value).chain(value)
+    name = value.get("type") if isinstance(value, Mapping) else value
+    if not isinstance(name, str) or ":" not in name and name not in REGISTRY:
+        return ()
+    return load_class(REGISTRY.get(name, name), kind="objective", base=Objective).chain(value)
+
+
+def held_objective(value: object) -> Held | None:
+    """Where fields of the objective of a config stand; None where there is none that could be made."""
+    try:
+        chain = objective_chain(value)
+    except ConfigError:
+        return None
+    return Held("objective", [frozenset(part.model_fields) for part in chain]) if chain else None
 
 
 class Extension(Objective):
@@ -61,6 +84,19 @@ class Extension(Objective):
     """Name of published settings that fill in what is not given (`foveal.objectives.presets`); None once they
     have."""
 
+    @classmethod
+    def chain(cls, table: object) -> Chain:
+        """This class, and those of its bases."""
+        if isinstance(table, Extension):
+            return (cls, *type(table.base).chain(table.base))
+        base: object = None
+        if isinstance(table, Mapping):
+            base = with_preset(table, method=cls.model_fields["type"].default).get("base")
+        return (
+            cls,
+            *objective_chain({"type": "grpo", **base} if isinstance(base, Mapping) else base or "grpo"),
+        )
+
     @model_validator(mode="before")
     @classmethod
     def _follow_base(cls, data: Any) -> Any:
@@ -68,7 +104,8 @@ class Extension(Objective):
             return data
         data = with_preset(data, method=cls.model_fields["type"].default)
         base = data.get("base", {})
-        base = build_objective({"type": "grpo", **base} if isinstance(base, Mapping) else base)
+        base = {"type": "grpo", **base} if isinstance(base, Mapping) else base
+        base = build_objective(base, place="objective.base")
         followed = {key: getattr(base, key) for key in ("aggregation", "horizon")}
         for key, value in followed.items():
             if data.get(key, value) != value:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import count
 from typing import Any, ClassVar
 
 from pydantic import Field, PrivateAttr, ValidationError
@@ -163,21 +164,63 @@ def rows_of(problem: Problem, completions: Sequence[Completion], *, images: bool
 @contextmanager
 def provided(functions: Mapping[str, AnyFunction] | Sequence[object]) -> Iterator[None]:
     """Let configurations that are loaded inside name these functions: by the names given, or their own.
-    Among a sequence, what is no function (a `Reward`, a table, a word) is passed over."""
+    Among a sequence, what holds no function (another `Reward`, a word) is passed over. Several of one name,
+    such as lambdas, are numbered in their order, as `told_apart` does."""
     found = dict(_PROVIDED.get() or {})
-    if isinstance(functions, Mapping):
-        found |= functions
-    else:
-        for function in functions:
-            if isinstance(function, Python):
-                found[function.name] = function._function
-            elif callable(function) and not isinstance(function, Reward):
-                found[_name_of(function)] = callable_of(function, what=_name_of(function))
+    found |= functions if isinstance(functions, Mapping) else _by_name(functions)
     token = _PROVIDED.set(found)
     try:
         yield
     finally:
         _PROVIDED.reset(token)
+
+
+def told_apart(rewards: Sequence[Reward]) -> tuple[Reward, ...]:
+    """The rewards, with a name each for functions that a configuration finds by their names.
+
+    Raises: ConfigError for one function under one name twice: two that are loaded so were two functions.
+    """
+    known: dict[str, AnyFunction] = {}
+    found: list[Reward] = []
+    for reward in rewards:
+        if isinstance(reward, Python):
+            if known.get(reward.name) is reward._function:
+                raise ConfigError(
+                    f"two rewards are named {reward.name!r}, and one function answers for both; give each a "
+                    f"name of its own, as in foveal.reward(function, name='other')"
+                )
+            name = _free(reward.name, known)
+            known[name] = reward._function
+            reward = reward if name == reward.name else reward.model_copy(update={"name": name})
+        found.append(reward)
+    return tuple(found)
+
+
+def _by_name(functions: Sequence[object]) -> dict[str, AnyFunction]:
+    """Those that only a name can find come first: the others have paths, and leave them the names."""
+    here: dict[str, AnyFunction] = {}
+    placed: dict[str, AnyFunction] = {}
+    for given in functions:
+        function = given.get("type") if isinstance(given, Mapping) else given
+        if isinstance(function, Python):
+            here[_free(function.name, here)] = function._function
+        elif callable(function) and not _is_reward(function):
+            name = (given.get("name") if isinstance(given, Mapping) else None) or _name_of(function)
+            made = callable_of(function, what=name)
+            if _path_of(function) is None:
+                here[_free(name, here)] = made
+            else:
+                placed[name] = made
+    return placed | here
+
+
+def _is_reward(value: object) -> bool:
+    return isinstance(value, Reward) or (isinstance(value, type) and issubclass(value, Reward))
+
+
+def _free(name: str, taken: Mapping[str, object]) -> str:
+    numbered = (f"{name}_{number}" for number in count(2))
+    return name if name not in taken else next(word for word in numbered if word not in taken)
 
 
 def reward_from(
