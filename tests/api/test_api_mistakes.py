@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 import foveal
+from foveal.api.rows import kept_if_started, write_rows
 from foveal.objectives.grpo import GRPO
 from foveal.spec import FovealError
 
@@ -71,6 +72,48 @@ def test_a_folder_that_holds_a_run_or_files_of_mine_is_not_touched(tmp_path: Pat
     with pytest.raises(FovealError, match="unknown key"):
         foveal.train(data=[ROW], out=other, progress=False, modle=1)
     assert [path.name for path in other.iterdir()] == ["notes.txt"]
+
+
+def own_files(folder: Path) -> Path:
+    """A folder of a person's own data, such as stands in most projects."""
+    (folder / "data" / "raw").mkdir(parents=True)
+    (folder / "data" / "train.jsonl").write_text('{"question": "Which?", "answer": "red"}\n')
+    (folder / "data" / "raw" / "labels.csv").write_text("a,b")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("linked", [False, True], ids=["folder", "link"])
+@pytest.mark.parametrize("in_memory", [False, True], ids=["path", "rows"])
+def test_a_failed_start_leaves_my_own_data_folder(linked: bool, in_memory: bool, tmp_path: Path) -> None:
+    mine = own_files(tmp_path / "mine")
+    project = tmp_path / "project" if linked else mine
+    if linked:
+        project.mkdir()
+        (project / "data").symlink_to(mine / "data")
+    before = contents(mine)
+    data: Any = [ROW] if in_memory else str(project / "data" / "train.jsonl")
+    hint = "data is already there.*choose another out=" if in_memory else "no_such_folder_x"
+    with pytest.raises(FovealError, match=hint):
+        foveal.train(data=data, model="./no_such_folder_x", out=project, progress=False)
+    assert contents(mine) == before
+    assert (project / "data").is_symlink() == linked
+
+
+def test_a_failed_start_takes_its_own_rows_away_and_nothing_else(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "run"
+    given: dict[str, Any] = {"data": [ROW], "model": "./no_such_folder_x", "progress": False}
+    with pytest.raises(FovealError):
+        foveal.train(out=out, **given)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FovealError, match="no_such_folder_x"), kept_if_started(out) as rows:
+        write_rows([ROW], rows.make(), name="train")
+        (out / "data" / "mine.txt").write_text("mine")
+        raise FovealError("no_such_folder_x")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["mine.txt"]
 
 
 def test_a_class_that_cannot_be_imported_is_refused_with_the_way_out(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """Rows that are in memory, written down where a resumed run finds them."""
 
+import contextlib
 import io
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from foveal.data.problems import DataSource
 from foveal.data.saved import save_problems
 from foveal.spec import ConfigError
 from foveal.train.record import CONFIG, writing
+from foveal.train.reopen import OWN_DATA
 from foveal.types import Problem
 
 LOSSLESS = frozenset(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"))
@@ -25,6 +28,9 @@ PATH_WORDS = ("image", "img", "picture", "photo", "file", "path")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
+NAMES = ("train", "validation")
+"""What rows of a run are for; their files have these names."""
+
 BATCH = 256
 """Rows of a data set that are read at once."""
 
@@ -34,20 +40,56 @@ EXPECTED = (
 )
 
 
+class RowsFolder:
+    """The folder of a run for rows that were in memory. It is made when there are some, and only what was
+    made is ever taken away: files of a person may lie beside it, or in its place."""
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self._folder = run / OWN_DATA
+        self._made: list[Path] = []
+        """Folders that were not there before, the outermost first."""
+
+    def make(self) -> Path:
+        """The folder, new.
+
+        Raises: FovealError, when something has its name already, or it cannot be made.
+        """
+        if self._folder in self._made:
+            return self._folder
+        if self._folder.exists() or self._folder.is_symlink():
+            raise ConfigError(
+                f"{self._folder} is already there, and rows in memory are written into a new folder of that "
+                f"name; choose another out="
+            )
+        with writing(self._folder):
+            for place in (*reversed(self._run.parents), self._run, self._folder):
+                if place == self._folder or not place.exists():
+                    place.mkdir()  # raises where another process was faster: the folder is not ours then
+                    self._made.append(place)
+        return self._folder
+
+    def discard(self) -> None:
+        """Delete what was made, and no folder that holds anything else."""
+        for place in reversed(self._made):
+            if place == self._folder and not place.is_symlink():
+                for name in NAMES:
+                    shutil.rmtree(place / name, ignore_errors=True)
+                    with contextlib.suppress(OSError):
+                        (place / f"{name}.jsonl").unlink()
+            with contextlib.suppress(OSError):
+                place.rmdir()
+
+
 @contextmanager
-def kept_if_started(folder: Path) -> Iterator[Path]:
+def kept_if_started(run: Path) -> Iterator[RowsFolder]:
     """The folder for rows of a run; taken away again when no run came of it."""
-    fresh = not folder.exists()
-    written = folder / "data"
+    rows = RowsFolder(run)
     try:
-        yield written
+        yield rows
     except BaseException:
-        if not (folder / CONFIG).exists() and written.is_dir():
-            for file in sorted(written.rglob("*"), reverse=True):
-                file.rmdir() if file.is_dir() else file.unlink()
-            written.rmdir()
-            if fresh and not any(folder.iterdir()):
-                folder.rmdir()
+        if not (run / CONFIG).exists():
+            rows.discard()
         raise
 
 

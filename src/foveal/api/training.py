@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from foveal.api.progress import screen
-from foveal.api.rows import is_rows, kept_if_started, write_rows
+from foveal.api.rows import RowsFolder, is_rows, kept_if_started, write_rows
 from foveal.api.run import Run
 from foveal.api.settings import (
     Message,
@@ -162,7 +162,7 @@ def _name(table: Table, config: object) -> str:
     return str(kind or "run").rpartition(":")[2]
 
 
-def _put_data(table: Table, data: Any, rows: Path, *, message: Message) -> None:
+def _put_data(table: Table, data: Any, rows: RowsFolder, *, message: Message) -> None:
     if data is None:
         if "data" not in table:
             raise ConfigError(f"{NAME}: no data; expected data= a path, a hub id, 'world', or rows")
@@ -172,7 +172,7 @@ def _put_data(table: Table, data: Any, rows: Path, *, message: Message) -> None:
     table["data"] = source
 
 
-def _source(table: Table, data: Any, rows: Path, *, name: str) -> Any:
+def _source(table: Table, data: Any, rows: RowsFolder, *, name: str) -> Any:
     """What a config says of this data; rows are written down first."""
     before = table.get("data") if name == "train" else None
     kept = before if isinstance(before, Mapping) else {}
@@ -188,7 +188,7 @@ def _source(table: Table, data: Any, rows: Path, *, name: str) -> Any:
             )
         return dict(data)
     if is_rows(data):
-        written = write_rows(data, rows, name=name)
+        written = write_rows(data, rows.make(), name=name)
         return written if isinstance(written, DataSource) else named_data(kept, written)
     if not str(data).strip():
         raise ConfigError(f"{name} data is empty; expected a path, a hub id, 'world', or rows")
@@ -203,7 +203,7 @@ def _place(source: Any) -> object:
     return source.get("path", source.get("type"))
 
 
-def _put_validation(table: Table, validation: Any, rows: Path) -> None:
+def _put_validation(table: Table, validation: Any, rows: RowsFolder) -> None:
     if validation is None:
         return
     if validation is False:
