@@ -143,6 +143,14 @@ class Python(_CalledHere):
         self._take(provided[self.name])
 
 
+RUNS: Mapping[type[_FunctionReward], str] = {
+    Function: "a function that grading workers import",
+    Waiting: "a function called in threads",
+    Python: "a function of a script or notebook, called in this process",
+}
+"""What each kind is, for messages: which fields it has depends on where it runs."""
+
+
 def rows_of(problem: Problem, completions: Sequence[Completion], *, images: bool, whole: bool) -> list[Row]:
     """What a function may ask about completions; the problem itself where it takes the `whole` of it."""
     return [
@@ -189,6 +197,7 @@ def reward_from(
     accuracy: bool | None = None,
     concurrency: int | None = None,
     path: str | None = None,
+    **fields: Any,
 ) -> Reward:
     """A reward made of a function, an object that can be called, or a class that is made without arguments.
 
@@ -197,22 +206,28 @@ def reward_from(
     or package, or whose `path` ("file.py:func") is given, is found again by its path, and runs in grading
     workers, with a `concurrency` in so many threads of this process. Another is found by its name
     (`provided`), and runs in the main thread, with a `concurrency` above 1 in threads. A
-    `Reward` stays as it is.
+    `Reward` stays as it is. `fields`: what else the table of such a reward may say: `send_images`, `gold`,
+    `conversational`; in workers `network` and `variables`, in threads `retries`.
 
-    Raises: ConfigError, when it cannot be called, or its signature is not recognised.
+    Raises: ConfigError, when it cannot be called, its signature is not recognised, or a field is not known.
     """
     if isinstance(function, Reward):
         return function
     where = path or _path_of(function)
     short = name or _name_of(function)
     made = callable_of(function, what=repr(short))
-    fields = {"weight": weight, "accuracy": accuracy, "signature": signature}
-    threads = {} if concurrency is None else {"concurrency": concurrency}
+    table = {"weight": weight, "accuracy": accuracy, "signature": signature, **fields}
+    if concurrency is not None:
+        table["concurrency"] = concurrency
+    kind: type[_FunctionReward] = (
+        Python if where is None else Waiting if concurrency is not None else Function
+    )
+    table |= {"name": short} if where is None else {"type": where, "name": name or ""}
     with provided({where or short: made}):
-        if where is None:
-            return Python.model_validate({"name": short, **threads, **fields})
-        kind = Function if concurrency is None else Waiting
-        return kind.model_validate({"type": where, "name": name or "", **threads, **fields})
+        try:
+            return kind.model_validate(table)
+        except ValidationError as error:
+            raise ConfigError(explain(error, kind, where=f"reward {short!r} ({RUNS[kind]})")) from error
 
 
 def build_reward(value: object) -> Reward:
