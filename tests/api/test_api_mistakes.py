@@ -8,6 +8,8 @@ import pytest
 import foveal
 from foveal.api.rows import kept_if_started, write_rows
 from foveal.objectives.grpo import GRPO
+from foveal.perturbations.occlude import PatchMask
+from foveal.rewards.rules import Boxed
 from foveal.spec import FovealError
 
 ROW = {"question": "Which?", "answer": "red"}
@@ -46,6 +48,23 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"data": [{**ROW, "images": [object()]}]}, "row 0, column 'images-0': a object cannot be written"),
     ({"data": 3}, "train: it is a int, whose length is not known"),
+    ({"callbacks": [3]}, "callback 0 is a int; expected a foveal.Callback, or a function"),
+    ({"callbacks": 3}, "callbacks is a int; expected a list"),
+    (
+        {"callbacks": [foveal.Callback]},
+        r"callback 0 is the class Callback; expected an object of it: Callback\(\)",
+    ),
+    ({"out": 3}, "foveal.train: out is of type int; expected a folder"),
+    ({"out": ""}, "foveal.train: out is empty"),
+    ({"out": "a\0b"}, "cannot hold a NUL character"),
+    ({"out": __file__}, "test_api_mistakes.py is a file; expected a folder"),
+    ({"train_dataset": [ROW]}, "unknown argument 'train_dataset'; here it is data="),
+    ({"data": "world", "reward_funcs": [len]}, "unknown argument 'reward_funcs'; here it is rewards="),
+    ({"learning_rate": 1e-4}, "unknown key 'learning_rate'; here it is optimizer.lr"),
+    (
+        {"data": "world", "config": {"rewards": ["boxed"], "objective": "grpo", "validation": True}},
+        "validation = True: expected held-out data",
+    ),
     ({"data": [ROW]}, "has no picture|no column for images|images"),
     ({"data": "no_such_file.parquet"}, "no_such_file.parquet"),
     ({"data": "world", "objective": "perception_reward", "validation": False, "steps": 0}, "steps = 0"),
@@ -58,7 +77,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FovealError, match=hint):
-        foveal.train(out=tmp_path / "run", progress=False, **given)
+        foveal.train(**{"out": tmp_path / "run", "progress": False, **given})
     assert not list(tmp_path.iterdir())
 
 
@@ -152,8 +171,63 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     for call in (foveal.Run, foveal.resume):
         with pytest.raises(FovealError, match="no run in"):
             call(tmp_path)
-    with pytest.raises(FovealError, match="k is 0"):
-        foveal.evaluate("tiny", "world", k=0)
+        for value, hint in ((None, "path is None"), (5, "path is of type int"), ("", "path is empty")):
+            with pytest.raises(FovealError, match=f"{hint}; expected a run folder, or a foveal.Run"):
+                call(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ({"k": 0}, "k is 0; expected at least 1"),
+        ({"k": "2"}, "k is '2', of type str; expected an integer"),
+        ({"k": True}, "k is True, of type bool"),
+        ({"problems": 1.5}, "problems is 1.5"),
+        ({"model": None}, "model is a NoneType; expected a foveal.Run, a run folder"),
+        ({"out": 3}, "out is of type int"),
+        ({"config": 3}, "config is a int"),
+        ({"num_generations": 2}, "unknown argument 'num_generations'; here it is k="),
+        ({"dataset": [ROW]}, "unknown argument 'dataset'; here it is data="),
+    ],
+)
+def test_a_mistake_of_an_evaluation_is_one_message(given: dict[str, Any], hint: str) -> None:
+    with pytest.raises(FovealError, match=hint):
+        foveal.evaluate(**{"model": "tiny", "data": "world", "progress": False, **given})
+
+
+def test_fields_of_an_object_are_told_as_those_of_a_config() -> None:
+    for call, hint in (
+        (lambda: foveal.PAPO(kl_prcp_coeff=0.1), "objective PAPO: unknown key 'kl_prcp_coeff'; did you mean"),  # type: ignore[call-arg]
+        (
+            lambda: foveal.GRPO(clip_high="much"),
+            "objective GRPO: clip_high = 'much': Input should be a valid",
+        ),  # type: ignore[arg-type]
+        (lambda: Boxed(wieght=1), "reward Boxed: unknown key 'wieght'; did you mean 'weight'"),  # type: ignore[call-arg]
+        (lambda: PatchMask(ratio=2), "perturbation PatchMask: ratio = 2: Input should be less"),
+    ):
+        with pytest.raises(foveal.ConfigError, match=hint):
+            call()
+
+
+def test_one_callback_is_a_list_of_one() -> None:
+    from foveal.api.arguments import callbacks_of
+
+    assert callbacks_of(print, name="x") == [print] == callbacks_of((print,), name="x")
+    assert callbacks_of(None, name="x") == []
+
+
+def test_one_reward_is_a_list_of_one_and_a_validation_is_a_table() -> None:
+    from foveal.config import load
+
+    for reward in ("boxed", {"type": "boxed"}, Boxed()):
+        found = load({"data": {"type": "world"}, "objective": "grpo", "rewards": reward})
+        assert found.rewards == (Boxed(),)
+    assert load(None, data="world", overrides=["rewards=boxed"]).rewards == (Boxed(),)
+    for word in ("true", "3", "held_out.parquet"):
+        with pytest.raises(
+            FovealError, match=r"validation = .*: expected held-out data, as in validation.data"
+        ):
+            load(None, data="world", overrides=[f"validation={word}"])
 
 
 def test_names_are_loaded_when_they_are_used() -> None:

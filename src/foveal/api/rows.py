@@ -1,6 +1,7 @@
 """Rows that are in memory, written down where a resumed run finds them."""
 
 import contextlib
+import hashlib
 import io
 import json
 import math
@@ -131,6 +132,16 @@ def write_rows(data: Any, folder: Path, *, name: str) -> str | DataSource:
                     raise _unexpected(name, f"item {number} is a {type(row).__name__}")
                 lines.write(_line(row, number, pictures))
     return str(file.absolute())
+
+
+def fingerprint(folder: Path) -> str:
+    """What stands for rows in memory in a file: how many, and a hash of them and their pictures."""
+    digest, rows = hashlib.sha256(), 0
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(folder)}\0{len(content)}\0".encode() + content)
+        rows += content.count(b"\n") if file.parent == folder else 0
+    return f"in memory, {rows} rows, sha256 {digest.hexdigest()[:16]}"
 
 
 def _unexpected(name: str, what: str) -> ConfigError:

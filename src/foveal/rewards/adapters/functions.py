@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -22,6 +22,8 @@ from foveal.types import Completion, Problem, Reward
 CALL = "foveal.rewards.adapters.calls:FunctionCall"
 
 _PROVIDED: ContextVar[Mapping[str, AnyFunction] | None] = ContextVar("provided", default=None)
+
+_UNPROVIDED: ContextVar[bool] = ContextVar("unprovided", default=False)
 
 
 class _FunctionReward(Declared):
@@ -133,14 +135,19 @@ class Python(_CalledHere):
         Raises: ConfigError, when there is none.
         """
         provided = _PROVIDED.get() or {}
-        if self.name not in provided:
-            raise ConfigError(
-                f"reward {self.name!r} was a function of the script or notebook that started the run, and "
-                f"only its name is recorded; pass it again, as in foveal.resume(path, "
-                f"rewards=[{self.name}]), "
-                f'or put it into a file and write type = "my_file.py:{self.name}"'
-            )
-        self._take(provided[self.name])
+        if self.name in provided:
+            self._take(provided[self.name])
+        elif _UNPROVIDED.get():
+            self._function, self._how = self._missing, self.signature or "simple"
+        else:
+            self._missing()
+
+    def _missing(self, *arguments: Any) -> NoReturn:  # noqa: ANN401
+        raise ConfigError(
+            f"reward {self.name!r} was a function of the script or notebook that started the run, and only "
+            f"its name is recorded; pass it again by rewards=[{self.name}], to foveal.resume as to "
+            f'foveal.evaluate, or put it into a file and write type = "my_file.py:{self.name}"'
+        )
 
 
 RUNS: Mapping[type[_FunctionReward], str] = {
@@ -186,6 +193,17 @@ def provided(functions: Mapping[str, AnyFunction] | Sequence[object]) -> Iterato
         yield
     finally:
         _PROVIDED.reset(token)
+
+
+@contextmanager
+def unprovided() -> Iterator[None]:
+    """Let configurations that are loaded inside be looked at without their functions of a notebook: these
+    raise when they are called."""
+    token = _UNPROVIDED.set(True)
+    try:
+        yield
+    finally:
+        _UNPROVIDED.reset(token)
 
 
 def reward_from(
