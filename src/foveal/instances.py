@@ -15,7 +15,9 @@ from foveal.tables import add_plugin_folder
 _INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
 
 if TYPE_CHECKING:
-    Told = type(BaseModel)
+    from pydantic._internal._model_construction import ModelMetaclass
+
+    Told = ModelMetaclass
 else:
 
     class Told(type(Component)):

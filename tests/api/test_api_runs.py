@@ -124,6 +124,7 @@ def test_an_evaluation_names_files_from_the_root_on(tmp_path: Path, monkeypatch:
     ]
 
 
+@pytest.mark.slow
 def test_a_report_is_written(done: foveal.Run) -> None:
     assert done.report().read_text().startswith("<!")
 
