@@ -58,12 +58,7 @@ def evaluate(
     Raises: FovealError for what a user can mend.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    require_own_words(settings, words=EVALUATE_WORDS, known=tuple(RunConfig.model_fields), name=NAME)
-    require_whole(k, name=f"{NAME}: k")
-    require_whole(problems, name=f"{NAME}: problems")
-    if out is not None:
-        out = folder_of(out, name=NAME)
-        make_folder(out, option="out")
+    _require_arguments(settings, k=k, problems=problems, out=out)
     path = str(model.path) if isinstance(model, Run) else str(_model(model))
     in_memory: str | None = None
     with tempfile.TemporaryDirectory(prefix="foveal-") as scratch, screen(progress) as shown:
@@ -83,16 +78,21 @@ def evaluate(
             shown.message(
                 f"the data is that of {path}, on which it was trained; name other problems with data="
             )
-        return _assess(
-            found,
-            path,
-            k=k,
-            problems=problems,
-            other_picture=other_picture,
-            progress=progress,
-            out=out,
-            in_memory=in_memory,
-        )
+        asked: dict[str, Any] = {
+            "k": k,
+            "problems": problems,
+            "other_picture": other_picture,
+            "in_memory": in_memory,
+        }
+        return _assess(found, path, progress=progress, out=out, **asked)
+
+
+def _require_arguments(settings: Mapping[str, Any], *, k: Any, problems: Any, out: Any) -> None:
+    require_own_words(settings, words=EVALUATE_WORDS, known=tuple(RunConfig.model_fields), name=NAME)
+    require_whole(k, name=f"{NAME}: k")
+    require_whole(problems, name=f"{NAME}: problems")
+    if out is not None:
+        make_folder(folder_of(out, name=NAME), option="out")
 
 
 def _table(model: "str | Path | Run", path: str, own_data: bool) -> dict[str, Any]:
