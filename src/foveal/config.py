@@ -273,10 +273,10 @@ def load(
     """Read a TOML file (or a table), put `model` and `data` in, apply `a.b=value` overrides, check
     everything.
 
-    A key `reward` is a list `rewards` of one. `data` is a path, a hub id, or "world". It replaces a table of
-    another type; columns and the like stay. A type that an override changes brings what it needs
-    (`foveal.switches`), with `complete` that of the table too; `message` is told of it. `name` is what errors
-    call a table.
+    A key `reward`, and one reward in the place of the list, is a list `rewards` of one. `data` is a path, a
+    hub id, or "world". It replaces a table of another type; columns and the like stay. A type that an
+    override changes brings what it needs (`foveal.switches`), with `complete` that of the table too;
+    `message` is told of it. `name` is what errors call a table.
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """
@@ -294,6 +294,8 @@ def load(
     settle_validation(table, overrides, other_data=data, message=message)
     if "reward" in table:
         table["rewards"] = [table.pop("reward")]
+    if isinstance(table.get("rewards"), str | Mapping | Reward):
+        table["rewards"] = [table["rewards"]]
     if source is None and table["perturbations"] == DEFAULTS["perturbations"]:
         table["perturbations"] = {}  # each method's own, as nobody asked for PAPO's
     if "objective" in table and (switched or complete or source is None):

@@ -5,13 +5,32 @@ import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from foveal.spec import PLUGIN_FILES, Component, ConfigError
+from foveal.spec import PLUGIN_FILES, Component, ConfigError, explain
 from foveal.tables import add_plugin_folder
 
 _INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+
+    Told = ModelMetaclass
+else:
+
+    class Told(type(Component)):
+        """The metaclass of what a person makes by `foveal.PAPO(...)`: a field that is wrong is told in the
+        words that it is told in when a config says it."""
+
+        def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: ANN401
+            """The object. Raises: ConfigError for fields that it does not take."""
+            try:
+                return super().__call__(*arguments, **fields)
+            except ValidationError as error:
+                kind = next(base for base in reversed(cls.__mro__) if isinstance(base, Told)).__name__.lower()
+                raise ConfigError(explain(error, cls, where=f"{kind} {cls.__name__}")) from error
 
 
 def with_import_path(component: Component) -> Component:

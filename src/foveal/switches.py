@@ -227,12 +227,18 @@ def settle_validation(
     """Take out a validation that is switched off (`validation=false`, `validation.every=0`), and one on the
     data set that the config was published with when the run has other data.
 
-    Raises: ConfigError, when overrides ask for a validation without naming its data.
+    Raises: ConfigError, when overrides ask for a validation without naming its data, or by another value
+    than a table.
     """
     found = table.get("validation")
     if found is False or (isinstance(found, Mapping) and _is_zero(found.get("every"))):
         del table["validation"]
         return
+    if isinstance(found, bool | int | float | str | list):
+        raise ConfigError(
+            f"validation = {found!r}: expected held-out data, as in validation.data.path=FILE (a table "
+            f"[validation] with data and every), or false for none"
+        )
     if other_data is None or not isinstance(found, Mapping):
         return
     words = [word.partition("=")[0].strip() for word in overrides]

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from foveal.instances import Told
 from foveal.keys import Key
 from foveal.problem import IMAGE_MARK as IMAGE_MARK
 from foveal.problem import Problem as Problem
@@ -189,7 +190,7 @@ class Batch:
     weights: Mapping[str, Float[Tensor, "B T"]] = field(default_factory=dict)
 
 
-class Objective(Component):
+class Objective(Component, metaclass=Told):
     """What is optimised, as named per-token terms over views.
 
     Subclasses are one file each. They hold a base objective rather than inherit from it, and never reduce:
@@ -316,7 +317,7 @@ class Objective(Component):
         return []
 
 
-class Reward(Component):
+class Reward(Component, metaclass=Told):
     """A number for a completion; None when it cannot be graded. Most rewards lie in [0, 1], shaping may be
     negative.
     """

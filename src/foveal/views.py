@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from PIL.Image import Image
 
+from foveal.instances import Told
 from foveal.spec import Component
 
 
@@ -41,7 +42,7 @@ class PerturbationContext:
     """Finished share of the training, 0 to 1."""
 
 
-class Perturbation(Component):
+class Perturbation(Component, metaclass=Told):
     """Turns a picture into another of the same size; the input is left untouched.
 
     Called once a picture with a generator keyed by (run seed, step, problem id, image index, view). A

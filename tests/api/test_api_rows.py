@@ -12,6 +12,7 @@ from PIL import Image
 
 from foveal.api.rows import write_rows
 from foveal.data.errors import DataError
+from foveal.data.pictures import rgb
 from foveal.data.problems import DataConfig, DataSource
 from foveal.spec import ConfigError
 from foveal.types import Problem
@@ -60,6 +61,63 @@ def test_pictures_of_every_mode_are_kept(mode: str, tmp_path: Path) -> None:
     opaque = picture(mode=mode)
     found = read(write_rows([{"question": "Q", "images": opaque, "answer": "a"}], tmp_path, name="train"))
     assert same(found[0].images[0], opaque)
+
+
+@pytest.mark.parametrize("mode", ["I", "F", "I;16", "La", "RGBa", "PA"])
+def test_pictures_of_rare_modes_are_what_the_model_would_see_of_them(mode: str, tmp_path: Path) -> None:
+    """12-bit grey, floats from 0 to 1, and half transparency: neither white nor black."""
+    grey = Image.fromarray(np.linspace(0, 4095, 48, dtype=np.int32).reshape(6, 8))
+    made = {
+        "I": grey,
+        "F": Image.fromarray(np.linspace(0, 1, 48, dtype=np.float32).reshape(6, 8)),
+        "I;16": Image.fromarray(np.linspace(0, 4095, 48, dtype=np.uint16).reshape(6, 8)),
+        "PA": picture(mode="P").convert("PA"),
+        "La": picture(mode="LA").convert("La"),
+        "RGBa": picture(mode="RGBA").convert("RGBa"),
+    }[mode]
+    assert made.mode == mode
+    found = read(write_rows([{"question": "Q", "images": made, "answer": "a"}], tmp_path, name="train"))
+    assert found[0].images[0].convert("RGB").tobytes() == rgb(made).tobytes()
+    values = np.asarray(found[0].images[0].convert("L"))
+    assert len(np.unique(values)) >= 10
+
+
+def test_columns_that_a_file_name_cannot_tell_apart_keep_their_own_pictures(tmp_path: Path) -> None:
+    long = "image" + "x" * 150
+    names = ["img a", "img_a", f"{long}1", f"{long}2", "图" * 100, "画" * 100]
+    row = {name: picture(10 * n) for n, name in enumerate(names)}
+    file = Path(str(write_rows([row], tmp_path, name="train")))
+    line = json.loads(file.read_text())
+    for n, name in enumerate(names):
+        with Image.open(tmp_path / line[name]) as found:
+            assert same(found, picture(10 * n)), name
+
+
+def test_what_a_file_cannot_hold_is_told_with_its_row_and_column(tmp_path: Path) -> None:
+    inside: list[Any] = []
+    inside.append(inside)
+    table: dict[str, Any] = {}
+    table["self"] = table
+    deep: Any = 1
+    for _ in range(5000):
+        deep = [deep]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"question": "half \ud800"}, "row 1, column 'question': character 5 of a text is '.ud800'"),
+        ({"a": [{"\udc00": 1}]}, "row 1, column 'a-0': character 0"),
+        ({"bad\ud800": 1}, "row 1, column .*: character 3"),
+        ({"a": inside}, "row 1, column 'a-0-0.*more than 32 deep, or hold themselves"),
+        ({"a": table}, "row 1, column 'a-self-.*more than 32 deep"),
+        ({"a": deep}, "row 1, column 'a-0-0.*more than 32 deep"),
+        ({"a": 10**5000}, "row 1 cannot be written to the run folder: Exceeds the limit"),
+        ({"a": object()}, "row 1, column 'a': a object cannot be written to the run folder; expected text"),
+    ]
+    for number, (row, hint) in enumerate(cases):
+        with pytest.raises(DataError, match=hint):
+            write_rows([{"question": "Q"}, row], tmp_path / str(number), name="train")
+    fine = {"question": "Q", "images": [], "answer": "a", "id": "p"}
+    for change in ({"question": "\ud800"}, {"meta": {"x": inside}}, {"meta": {"x": 10**5000}}):
+        with pytest.raises(DataError, match="problem 0 .'p'. cannot be written to the run folder"):
+            write_rows([Problem(**{**fine, **change})], tmp_path / "problems", name="train")  # type: ignore[arg-type]
 
 
 def test_a_picture_that_many_rows_share_is_written_once(tmp_path: Path) -> None:
@@ -184,7 +242,7 @@ def test_problems_are_kept_to_the_letter(tmp_path: Path) -> None:
     assert isinstance(again, DataSource)
     opened = again.load()
     assert len(opened[0].images) == len(opened[0].images) == 2
-    with pytest.raises(DataError, match="'b': meta cannot be written"):
+    with pytest.raises(DataError, match="problem 0 .'b'. cannot be written.*and its meta"):
         write_rows(
             [Problem(id="b", question="", images=(), answer="", meta={"x": object()})], tmp_path, name="odd"
         )

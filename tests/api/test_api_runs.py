@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 import foveal
+from foveal.api.rows import fingerprint, write_rows
 from foveal.spec import FovealError
 from run_cases import Letters, differences
 
@@ -86,20 +88,43 @@ def test_the_model_is_a_folder_and_loads(done: foveal.Run) -> None:
     assert type(done.policy().model).__name__ == "Qwen2_5_VLForConditionalGeneration"
 
 
-def test_a_run_is_evaluated_on_rows_and_on_its_own_data(done: foveal.Run) -> None:
-    found = done.evaluate(rows(2), other_picture=False, progress=False)
+def test_a_run_is_evaluated_on_rows_and_on_its_own_data(done: foveal.Run, tmp_path: Path) -> None:
+    found = done.evaluate(rows(2), other_picture=False, progress=False, out=tmp_path)
     assert [record.answer for record in found.records] == ["red", "blue"]
+    (file,) = tmp_path.glob("*.json")
+    assert len(list(tmp_path.glob("*.jsonl"))) == 1
+    data = json.loads(file.read_text())["data"]
+    assert re.fullmatch(r"in memory, 2 rows, sha256 [0-9a-f]{16}", data["path"])
     sampled = done.evaluate(k=3, problems=2, progress=False, sampling={"max_new_tokens": 3})
     assert (sampled.k, len(sampled.records), sampled.max_new_tokens) == (3, 2, 3)
     again = foveal.evaluate(done.path, rows(2), rewards=["boxed"], other_picture=False, progress=False)
     assert [r.texts for r in again.records] == [r.texts for r in found.records]
+    assert again.data["path"] == data["path"]
 
 
-def test_an_evaluation_is_written_where_asked(done: foveal.Run, tmp_path: Path) -> None:
-    foveal.evaluate(done, rows(1), rewards="boxed", out=tmp_path, progress=False)
-    assert len(list(tmp_path.glob("*.json"))) == len(list(tmp_path.glob("*.jsonl"))) == 1
+def test_rows_in_memory_are_named_by_what_they_hold(tmp_path: Path) -> None:
+    names = []
+    for index, given in enumerate((rows(2), rows(2), rows(3)[1:])):
+        write_rows(given, tmp_path / str(index), name="evaluation")
+        names.append(fingerprint(tmp_path / str(index)))
+    assert names[0] == names[1] != names[2]
+    assert names[0].startswith("in memory, 2 rows, sha256 ")
 
 
+def test_an_evaluation_names_files_from_the_root_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from foveal.config import load
+    from foveal.train.assess import _data_of, _placed
+
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text("")
+    assert _data_of(load(None, data="rows.jsonl"))["path"] == str(tmp_path / "rows.jsonl")
+    assert [_placed("tiny"), _placed("Qwen/Qwen2.5-VL-3B-Instruct")] == [
+        "tiny",
+        "Qwen/Qwen2.5-VL-3B-Instruct",
+    ]
+
+
+@pytest.mark.slow
 def test_a_report_is_written(done: foveal.Run) -> None:
     assert done.report().read_text().startswith("<!")
 
@@ -120,8 +145,16 @@ def test_a_finished_run_is_left_as_it_is(done: foveal.Run) -> None:
 def test_a_function_of_a_notebook_is_asked_for_by_its_name(done: foveal.Run) -> None:
     with pytest.raises(FovealError, match=r"reward 'letters' was a function.*rewards=\[letters\]"):
         foveal.resume(done.path, progress=False)
-    with pytest.raises(FovealError, match="letters"):
-        foveal.Run(done.path).config  # noqa: B018
+    with pytest.raises(FovealError, match=r"rewards=\[letters\], to foveal.resume as to foveal.evaluate"):
+        foveal.Run(done.path).evaluate(rows(1), progress=False)
+
+
+def test_the_config_of_a_run_is_read_without_the_functions_of_its_notebook(done: foveal.Run) -> None:
+    found = foveal.Run(done.path).config
+    assert (found.steps, found.objective.type, len(found.rewards)) == (2, "papo", 2)
+    assert found.rewards[0].name == "letters"  # type: ignore[attr-defined]
+    with pytest.raises(FovealError, match="reward 'letters' was a function of the script or notebook"):
+        found.rewards[0](done.config.data.load()[0], "text")
 
 
 def test_a_moved_run_finds_its_rows(done: foveal.Run, tmp_path: Path) -> None:
@@ -183,56 +216,47 @@ def test_a_run_that_a_callback_stopped_goes_on_to_the_same_end(
     ] == []
 
 
-def test_classes_and_tables_are_rewards_and_objectives_too(tiny_folder: Path, tmp_path: Path) -> None:
+def test_objects_and_tables_are_rewards_and_objectives_and_progress_is_told_on_stderr(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"steps": 1, "progress": True}
+    small["sampling"] = {"group_size": 2, "prompts_per_step": 1, "max_new_tokens": 3}
     run = foveal.train(
         data=[foveal.Problem(id="a", question="<image>Which?", images=(picture("red"),), answer="red")] * 1,
         model=str(tiny_folder),
-        objective=foveal.GRPO(clip_high=0.3),
+        objective=foveal.CPPO(base=foveal.GRPO(clip_high=0.3)),
         rewards=[{"type": "boxed", "weight": 0.5}, Letters(weight=0.1)],
         out=tmp_path / "run",
-        **(SMALL | {"steps": 1, "sampling": {"group_size": 2, "prompts_per_step": 1, "max_new_tokens": 3}}),
+        **(SMALL | small),
     )
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "cppo needs the view 'preserved': added" in said.err
+    assert "training: cppo on" in said.err and "step 1/1" in said.err
     again = foveal.Run(run.path).config
-    assert (again.objective.type, again.rewards[1].type) == ("grpo", "run_cases:Letters")
-    assert again.objective.clip_high == 0.3  # type: ignore[attr-defined]
+    assert (again.objective.type, again.rewards[1].type) == ("cppo", "run_cases:Letters")
+    assert again.objective.base.clip_high == 0.3  # type: ignore[attr-defined]
     problem = again.data.load()[0]
     assert (problem.id, problem.question, problem.answer) == ("a", "<image>Which?", "red")
     assert json.loads((run.path / "manifest.json").read_text())["import_paths"]
 
 
-def test_progress_is_told_on_stderr_by_default(
-    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = SMALL | {"progress": True, "steps": 1}
-    foveal.train(data=rows(2), model=tiny_folder, objective="cppo", out=tmp_path / "run", **settings)
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert "cppo needs the view 'preserved': added" in said.err
-    assert "training: cppo on" in said.err and "step 1/1" in said.err
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on_from_python(tiny_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(foveal.Interrupted, match=r"everything is saved.*foveal\.resume\("):
-        foveal.train(
-            data=rows(2),
-            model=tiny_folder,
-            objective="grpo",
-            out=tmp_path / "run",
-            callbacks=[lambda metrics: os.kill(os.getpid(), signal.SIGINT)],
-            **SMALL,
-        )
-    assert foveal.Run(tmp_path / "run").step == 1
-    assert foveal.resume(tmp_path / "run", progress=False).finished
-
-
-def test_an_error_of_a_callback_is_its_own_and_the_run_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_run_outlives_an_error_of_a_callback_and_ctrl_c(tiny_folder: Path, tmp_path: Path) -> None:
+    """The error is the callback's own; Ctrl-C saves, and says how to go on from Python."""
     with pytest.raises(ZeroDivisionError):
         foveal.train(
             data=rows(2),
             model=tiny_folder,
             objective="grpo",
             out=tmp_path / "run",
-            callbacks=[lambda metrics: 1 / 0],
+            callbacks=lambda metrics: 1 / 0,
             **SMALL,
         )
-    assert foveal.resume(tmp_path / "run", progress=False).step == 2
+    with pytest.raises(foveal.Interrupted, match=r"everything is saved.*foveal\.resume\("):
+        foveal.resume(
+            tmp_path / "run",
+            callbacks=[lambda metrics: os.kill(os.getpid(), signal.SIGINT)],
+            progress=False,
+        )
+    assert foveal.Run(tmp_path / "run").step == 1
+    assert foveal.resume(tmp_path / "run", progress=False).finished

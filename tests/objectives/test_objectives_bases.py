@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from foveal.objectives.cispo import CISPO
@@ -15,6 +14,7 @@ from foveal.objectives.gspo import GSPO
 from foveal.objectives.papo import PAPO
 from foveal.objectives.reinforce_pp import ReinforcePP
 from foveal.objectives.rloo import RLOO
+from foveal.spec import ConfigError
 from foveal.types import Objective
 from objective_batches import Case, gradients, make_case, measure, prepared, total_loss
 
@@ -201,5 +201,5 @@ def test_it_may_be_the_base_of_papo(base: Objective) -> None:
 def test_what_has_no_meaning_for_a_method_is_refused(
     method: type[Objective], field: dict[str, object]
 ) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ConfigError):
         method(**field)

@@ -3,13 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from foveal.objectives import REGISTRY
 from foveal.objectives.dapo import DAPO, overlong_penalty
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.terms import aggregate, count
-from foveal.spec import FovealError, build_component
+from foveal.spec import ConfigError, FovealError, build_component
 from foveal.types import Completion, Group, Problem, Scores
 from objective_batches import Case, gradients, make_case, measure, part, prepared, ragged, total_loss
 
@@ -241,5 +240,5 @@ def test_dapo_shapes_rewards_by_all_tokens_of_a_completion_before_comparing_them
     ],
 )
 def test_dapo_refuses_settings_that_cannot_work(fields, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         DAPO(**fields)

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from pydantic import ValidationError
 
 from foveal.objectives.grpo import GRPO
 from foveal.objectives.noisy_rollout import NoisyRollout
 from foveal.objectives.papo import PAPO
+from foveal.spec import ConfigError
 from foveal.types import Objective
 from objective_batches import is_bit_for_bit, make_case
 
@@ -38,7 +38,7 @@ def test_the_loss_and_its_views_are_those_of_the_base(base: Objective, fraction:
 
 
 def test_the_view_of_the_update_is_no_other_view() -> None:
-    with pytest.raises(ValidationError, match="name another view"):
+    with pytest.raises(ConfigError, match="name another view"):
         NoisyRollout(noised_view="clean")
 
 

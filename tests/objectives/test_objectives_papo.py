@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
 
 from foveal.objectives import REGISTRY
 from foveal.objectives.cppo import CPPO
@@ -262,7 +261,7 @@ def test_mistakes_in_the_base_are_named():
 
 
 def test_exact_without_removed_gradient_and_an_unscored_view_are_refused():
-    with pytest.raises(ValidationError, match="'exact' needs.*removed_gradient = true"):
+    with pytest.raises(ConfigError, match="'exact' needs.*removed_gradient = true"):
         PAPO(estimator="exact")
     case = prepared(GRPO(), make_case(views=("clean",)))
     with pytest.raises(FovealError, match="'removed'.*not scored.*patch_mask"):

@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from pydantic import ValidationError
 from torch import Tensor
 
 from foveal.config import dump
@@ -279,7 +278,7 @@ def test_an_unknown_preset_is_refused_with_the_known_ones():
 
 
 def test_a_schedule_that_could_never_reach_its_end_is_refused():
-    with pytest.raises(ValidationError, match=r"scales kl_prcp_coef, which is 0.*set kl_prcp_coef"):
+    with pytest.raises(ConfigError, match=r"scales kl_prcp_coef, which is 0.*set kl_prcp_coef"):
         PAPO(schedule="linear_decay", kl_prcp_coef=0.0, final_coef=0.01)
 
 

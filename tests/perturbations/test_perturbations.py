@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from PIL import Image, ImageEnhance
-from pydantic import ValidationError
 
 import foveal.keys
 from foveal.keys import generator
@@ -409,7 +408,7 @@ def test_to_rgb_scales_floats_in_the_unit_range_and_refuses_an_empty_picture():
     ],
 )
 def test_settings_that_cannot_work_are_refused(build, message):
-    with pytest.raises(ValidationError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build()
 
 

@@ -239,6 +239,32 @@ def test_a_function_of_a_notebook_runs_here_and_is_asked_for_again_by_name() -> 
             assert grader.grade(problem(), completions("7")).rewards[0] == 2.0
 
 
+def test_a_reward_from_a_function_takes_every_field_of_its_table(folder: Path) -> None:
+    def mine(problem: Problem, text: str) -> float:
+        return 1.0
+
+    given: dict[str, Any] = {"send_images": True, "gold": "#### {answer}", "conversational": False}
+    path = f"{folder}/their_file.py:pid"
+    for reward in (
+        reward_from(mine, **given),
+        reward_from(mine, concurrency=2, retries=4, **given),
+        reward_from(mine, path=path, network=True, variables=["TOKEN"], **given),
+        reward_from(mine, path=path, concurrency=2, retries=4, **given),
+    ):
+        assert {key: getattr(reward, key) for key in given} == given
+    worker = reward_from(mine, path=path, network=True, variables=["TOKEN"])
+    assert isinstance(worker, Function) and (worker.network, worker.variables) == (True, ("TOKEN",))
+    mistakes: list[tuple[dict[str, Any], str]] = [
+        ({"send_image": True}, "unknown key 'send_image'; did you mean 'send_images'"),
+        ({"network": True}, "'mine' .a function of a script or notebook, called in this.*key 'network'"),
+        ({"weight": "much"}, "weight = 'much'"),
+        ({"path": path, "gold": 3}, "'mine' .a function that grading workers import.*gold = 3"),
+    ]
+    for wrong, hint in mistakes:
+        with pytest.raises(ConfigError, match=hint):
+            reward_from(mine, **wrong)
+
+
 def test_functions_of_files_and_packages_run_in_workers(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,7 +354,7 @@ def test_a_name_that_a_metric_has_is_not_taken() -> None:
         return 1.0
 
     assert Grader([reward_from(accuracy)]).names == ("accuracy_reward",)
-    with pytest.raises(ValueError, match="should match pattern"):
+    with pytest.raises(ConfigError, match="should match pattern"):
         reward_from(accuracy, name="../up")
 
 

@@ -1,10 +1,12 @@
 """True answers graded against themselves."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from PIL import Image
 
 from foveal.cli import main
 from foveal.rewards.adapters import reward_from
@@ -89,12 +91,66 @@ def test_a_reward_of_ones_own_may_say_how_a_right_completion_reads() -> None:
     assert report(["1", "2"], function).right == 2
 
 
-def test_a_function_that_fails_on_every_gold_is_told_before_the_run() -> None:
+def test_a_function_that_fails_on_every_gold_is_told_of_and_may_train() -> None:
+    """It may not fail on what a model writes; one that gives no gold a value, without failing, is refused."""
+
     def mine(problem: Problem, text: str) -> float:
         raise KeyError("column")
 
-    with pytest.raises(ConfigError, match="none of the 2 golds can be graded by mine.*KeyError: 'column'"):
-        report(["1", "2"], reward_from(mine)).require()
+    def none(problem: Problem, text: str) -> None:
+        return None
+
+    found = report(["1", "2"], reward_from(mine))
+    found.require()
+    assert "KeyError: 'column'" in found.lines()[1]
+    assert found.lines()[-1].startswith("mine fails on each of them; the run goes on")
+    with pytest.raises(ConfigError, match="none of the 2 golds can be graded by none"):
+        report(["1", "2"], reward_from(none)).require()
+
+
+class Pictured(Sequence[Problem]):
+    """Problems as of a file: cheap without their pictures."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.opened = count, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: Any) -> Any:
+        self.opened += 1
+        return replace(self.text(index), images=(Image.new("RGB", (4, 4), (index, 0, 0)),))
+
+    def text(self, index: int) -> Problem:
+        return problem(str(index), str(index))
+
+
+def reads_red(problem: Problem, text: str) -> float:
+    """By the colour of the picture alone."""
+    return float(f"{{{problem.images[0].getpixel((0, 0))[0]}}}" in text)
+
+
+def test_a_function_that_reads_the_picture_gets_it_with_the_golds() -> None:
+    def trl(prompts: Any, completions: Any, images: Any, **columns: Any) -> list[float]:
+        return [
+            float(f"{{{i[0].getpixel((0, 0))[0]}}}" in c) for i, c in zip(images, completions, strict=True)
+        ]
+
+    def notebook(problem: Problem, text: str) -> float:
+        return reads_red(problem, text)
+
+    for reward in (
+        reward_from(notebook),
+        reward_from(trl).model_copy(update={"send_images": True}),
+        reward_from(reads_red).model_copy(update={"send_images": True}),
+    ):
+        problems = Pictured(40)
+        with Grader([reward], GradingConfig(retries=0)) as grader:
+            found = check_golds(grader, problems)
+        assert (found.checked, found.right, problems.opened) == (40, 40, 40), found.lines()
+    problems = Pictured(40)
+    with Grader([Boxed()], GradingConfig(retries=0)) as grader:
+        assert (check_golds(grader, problems).right, problems.opened) == (40, 0)
 
 
 def test_a_judge_is_not_asked_as_it_costs_money() -> None:

@@ -4,8 +4,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from foveal.api.arguments import path_of
 from foveal.api.frames import frame
 from foveal.config import RunConfig
+from foveal.rewards.adapters import unprovided
 from foveal.spec import FovealError
 from foveal.train.assess import model_folder
 from foveal.train.record import COMPLETIONS, METRICS, SUMMARY, read_lines, require_run
@@ -25,18 +27,19 @@ class Run:
 
     def __init__(self, path: str | Path, *, config: RunConfig | None = None) -> None:
         """Raises: FovealError, when the folder holds no run."""
-        self.path = Path(path)
+        self.path = run_path(path, name="foveal.Run")
         require_run(self.path)
-        if config is not None:
-            self.config = config
+        self.given = config
+        """The configuration that this run was started with in this process; None for an earlier one."""
 
     @cached_property
     def config(self) -> RunConfig:
-        """Its configuration, every field resolved.
-
-        Raises: ConfigError, when a reward was a function of a notebook: `foveal.resume` takes it again.
-        """
-        return run_config(self.path)
+        """Its configuration, every field resolved. A reward that was a function of a notebook can be looked
+        at, and not called: `foveal.resume(path, rewards=[function])` takes it again."""
+        if self.given is not None:
+            return self.given
+        with unprovided():
+            return run_config(self.path)
 
     @property
     def metrics(self) -> Any:  # noqa: ANN401
@@ -111,6 +114,16 @@ class Run:
 
     def _lines(self, kind: str) -> list[dict[str, Any]]:
         return [line for line in _read(self.path / METRICS) if line.get("kind") == kind]
+
+
+def run_path(path: object, *, name: str) -> Path:
+    """The folder of a run, or of a `Run`.
+
+    Raises: ConfigError for what is neither.
+    """
+    if isinstance(path, Run):
+        return path.path
+    return path_of(path, name=f"{name}: path", expected="a run folder, or a foveal.Run")
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

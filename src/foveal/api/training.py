@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from foveal.api.arguments import TRAIN_WORDS, callbacks_of, folder_of, require_own_words
 from foveal.api.progress import screen
-from foveal.api.rows import is_rows, kept_if_started, write_rows
-from foveal.api.run import Run
+from foveal.api.rows import RowsFolder, is_rows, kept_if_started, write_rows
+from foveal.api.run import Run, run_path
 from foveal.api.settings import (
     Message,
     Rewards,
@@ -40,7 +41,7 @@ def train(
     objective: Any = None,
     rewards: Rewards | None = None,
     validation: Any = None,
-    callbacks: Sequence[AnyCallback] = (),
+    callbacks: Sequence[AnyCallback] | AnyCallback = (),
     out: str | Path | None = None,
     config: str | Path | Mapping[str, Any] | None = None,
     progress: bool = True,
@@ -69,6 +70,9 @@ def train(
     Raises: FovealError for what a user can mend; Interrupted after Ctrl-C, once the step is saved.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    require_own_words(settings, words=TRAIN_WORDS, known=tuple(RunConfig.model_fields), name=NAME)
+    callbacks = callbacks_of(callbacks, name=NAME)
+    chosen_folder = None if out is None else folder_of(out, name=NAME)
     with screen(progress) as shown:
         watcher = Callbacks(shown, callbacks)
         table = table_of(config)
@@ -79,7 +83,7 @@ def train(
             table["rewards"] = rewards_of(rewards)
         if model is not None:
             apply_settings(table, {"model.path": _model(model)}, message=watcher.message)
-        folder = Path(out) if out is not None else free_folder(Path("runs"), _name(table, config))
+        folder = chosen_folder or free_folder(Path("runs"), _name(table, config))
         RunFolder.require_free(folder)
         with kept_if_started(folder) as rows:
             _put_data(table, data, rows, message=watcher.message)
@@ -94,7 +98,7 @@ def resume(
     path: str | Path,
     *,
     rewards: Rewards | None = None,
-    callbacks: Sequence[AnyCallback] = (),
+    callbacks: Sequence[AnyCallback] | AnyCallback = (),
     progress: bool = True,
 ) -> Run:
     """Go on with a run from its newest checkpoint, and return it; a finished run is left as it is.
@@ -106,7 +110,8 @@ def resume(
     Raises: FovealError, when the folder holds no run, or a function is missing.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    folder = Path(path.path if isinstance(path, Run) else path)
+    callbacks = callbacks_of(callbacks, name="foveal.resume")
+    folder = run_path(path, name="foveal.resume")
     with screen(progress) as shown, provided(_functions(rewards)):
         watcher = Callbacks(shown, callbacks)
         found = run_config(folder, message=watcher.message)
@@ -162,7 +167,7 @@ def _name(table: Table, config: object) -> str:
     return str(kind or "run").rpartition(":")[2]
 
 
-def _put_data(table: Table, data: Any, rows: Path, *, message: Message) -> None:
+def _put_data(table: Table, data: Any, rows: RowsFolder, *, message: Message) -> None:
     if data is None:
         if "data" not in table:
             raise ConfigError(f"{NAME}: no data; expected data= a path, a hub id, 'world', or rows")
@@ -172,7 +177,7 @@ def _put_data(table: Table, data: Any, rows: Path, *, message: Message) -> None:
     table["data"] = source
 
 
-def _source(table: Table, data: Any, rows: Path, *, name: str) -> Any:
+def _source(table: Table, data: Any, rows: RowsFolder, *, name: str) -> Any:
     """What a config says of this data; rows are written down first."""
     before = table.get("data") if name == "train" else None
     kept = before if isinstance(before, Mapping) else {}
@@ -188,7 +193,7 @@ def _source(table: Table, data: Any, rows: Path, *, name: str) -> Any:
             )
         return dict(data)
     if is_rows(data):
-        written = write_rows(data, rows, name=name)
+        written = write_rows(data, rows.make(), name=name)
         return written if isinstance(written, DataSource) else named_data(kept, written)
     if not str(data).strip():
         raise ConfigError(f"{name} data is empty; expected a path, a hub id, 'world', or rows")
@@ -203,7 +208,7 @@ def _place(source: Any) -> object:
     return source.get("path", source.get("type"))
 
 
-def _put_validation(table: Table, validation: Any, rows: Path) -> None:
+def _put_validation(table: Table, validation: Any, rows: RowsFolder) -> None:
     if validation is None:
         return
     if validation is False:

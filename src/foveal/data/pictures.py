@@ -123,6 +123,8 @@ def rgb(image: Image) -> Image:
         white = 1.0 if image.mode == "F" and top <= 1.0 else 2.0 ** depth_of(top) - 1.0
         grey = np.clip(values * (255.0 / white), 0.0, 255.0)
         return PIL.Image.fromarray(grey.round().astype(np.uint8)).convert("RGB")
+    if image.mode == "La":  # PIL converts it to LA alone
+        image = image.convert("LA")
     if image.has_transparency_data:
         figure = image.convert("RGBA")
         return PIL.Image.alpha_composite(PIL.Image.new("RGBA", figure.size, "white"), figure).convert("RGB")

@@ -82,15 +82,17 @@ def save_problems(
     """
     with file.open("w", encoding="utf-8") as lines:
         for number, problem in enumerate(problems):
-            record: dict[str, Any] = {
-                name: part.dump_python(getattr(problem, name), mode="python") for name, part in _PARTS.items()
-            }
-            record["images"] = [save(image, f"{number:06d}-{n}") for n, image in enumerate(problem.images)]
             try:
-                lines.write(json.dumps(record, ensure_ascii=False) + "\n")
-            except (TypeError, ValueError) as error:
+                record = {name: part.dump_python(getattr(problem, name)) for name, part in _PARTS.items()}
+                record["images"] = [
+                    save(image, f"{number:06d}-{n}") for n, image in enumerate(problem.images)
+                ]
+                line = json.dumps(record, ensure_ascii=False) + "\n"
+                line.encode()
+            except (TypeError, ValueError, RecursionError) as error:
                 raise DataError(
-                    f"problem {problem.id!r}: meta cannot be written to the run folder: {error}; keep only "
-                    f"text, numbers, lists and tables in Problem.meta"
+                    f"problem {number} ({problem.id!r}) cannot be written to the run folder: {error}; keep "
+                    f"only text that UTF-8 can hold, numbers, lists and tables in a problem and its meta"
                 ) from error
+            lines.write(line)
     return SavedProblems(path=str(file.absolute()))

@@ -1,11 +1,12 @@
 """Grades true answers against themselves: a run whose truths its rewards cannot read learns nothing."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from foveal.keys import generator
 from foveal.rewards.base import Declared, Threaded
-from foveal.rewards.grading import Grader
+from foveal.rewards.grading import Grader, Settles
 from foveal.rewards.session import LATE
 from foveal.spec import ConfigError
 from foveal.types import Completion, Problem, Reward
@@ -18,6 +19,9 @@ LONGEST = 80
 
 BUDGET_S = 30.0
 """Seconds for all; true answers that are not graded by then do not count as checked."""
+
+WITH_PICTURES = 32
+"""Problems that are held at once with their pictures."""
 
 GOLD = Declared.model_fields["gold"].default
 """How a right completion reads for a reward that does not say it."""
@@ -47,6 +51,8 @@ class GoldReport:
     """Names of those that were asked; none where all are judges, which cost money."""
     own: bool
     """All are this library's: each is sure to know how a right completion reads."""
+    functions: bool = False
+    """All are functions of somebody's own, which may fail on a text that no model would write."""
     checked: int
     late: int
     """True answers that there was no time for."""
@@ -78,12 +84,25 @@ class GoldReport:
         ]
         found += [f"  {_row(bad)}" for bad in self.bad[:SHOWN]]
         more = len(self.bad) - SHOWN
-        return [*found, f"  and {more} more"] if more > 0 else found
+        found += [f"  and {more} more"] if more > 0 else []
+        if self._all_fail:
+            found += [
+                f"{asked} fails on each of them; the run goes on, and stops where it fails on more of the "
+                f"completions than grading.stop_above; `gold` of the reward says how a right "
+                f"completion reads"
+            ]
+        return found
+
+    @property
+    def _all_fail(self) -> bool:
+        """Whether functions raise, or pass a limit, on every true answer."""
+        return self.functions and self.checked == len(self.bad) and all(bad.why for bad in self.bad)
 
     def require(self) -> None:
-        """Raises: ConfigError, when no true answer can be graded: nothing could be learnt."""
+        """Raises: ConfigError, when no true answer can be graded: nothing could be learnt. Functions that
+        fail on them are told of (`lines`): they may not on completions, and are counted there."""
         hopeless = self.right == 0 if self.own else self.ungradable == self.checked
-        if not self.checked or not hopeless:
+        if not self.checked or not hopeless or self._all_fail:
             return
         shown = "; ".join(_row(bad) for bad in self.bad[:SHOWN])
         raise ConfigError(
@@ -104,19 +123,42 @@ def check_golds(
     """Grade a sample of the true answers, each stated as a right completion would state it.
 
     A reward that knows better how that reads says so in a method or field `gold`; judges are left out unless
-    asked for. The problems of a file are read without their pictures.
+    asked for. The problems of a file are read without their pictures, unless a reward gets those.
     """
     asked = [index for index in _accuracies(grader) if judges or not _costs(grader.rewards[index])]
     rewards = [grader.rewards[index] for index in asked]
     chosen = _sample(len(problems), sample) if asked else []
-    rows = [_text_of(problems, index) for index in chosen]
+    look = any(_sees_pictures(reward) for reward in rewards)
+    end = time.monotonic() + min(budget_s, grader.settings.step_budget_s)
+    at_once = WITH_PICTURES if look else max(1, len(chosen))
+    checked, bad = 0, list[BadGold]()
+    for start in range(0, len(chosen), at_once):
+        left = end - time.monotonic()
+        if start and left <= 0:
+            break
+        rows = [_row_of(problems, index, look=look) for index in chosen[start : start + at_once]]
+        number, some = _graded(grader, asked, rows, budget_s=max(0.0, left))
+        checked, bad = checked + number, bad + some
+    return GoldReport(
+        rewards=tuple(grader.names[index] for index in asked),
+        own=all(_is_own(reward) for reward in rewards),
+        functions=all(isinstance(reward, Declared) for reward in rewards),
+        checked=checked,
+        late=len(chosen) - checked,
+        bad=tuple(bad),
+    )
+
+
+def _graded(
+    grader: Grader, asked: Sequence[int], rows: Sequence[Problem], *, budget_s: float
+) -> tuple[int, list[BadGold]]:
+    """How many true answers were graded in time, and those that are not right."""
+    stated = [[_statement(grader.rewards[index], row) for index in asked] for row in rows]
     grading = grader.begin(only=asked, quiet=True)
-    stated = [[_statement(reward, row) for reward in rewards] for row in rows]
     for place, (row, texts) in enumerate(zip(rows, stated, strict=True)):
         grading.submit(place, row, [_completion(text) for text in dict.fromkeys(texts)])
-    groups = grading.finish(budget_s=min(budget_s, grader.settings.step_budget_s))
     checked, bad = 0, list[BadGold]()
-    for group, texts in zip(groups, stated, strict=True):
+    for group, texts in zip(grading.finish(budget_s=budget_s), stated, strict=True):
         if any(reason.endswith(LATE) for reason in group.excluded.values()):
             continue
         checked += 1
@@ -128,13 +170,7 @@ def check_golds(
         if not any(value is not None and value >= 1.0 for value in values.values()):
             why = next(iter(group.excluded.values()), "")
             bad.append(BadGold(id=group.problem.id, gold=group.problem.answer, values=values, why=why))
-    return GoldReport(
-        rewards=tuple(grader.names[index] for index in asked),
-        own=all(_is_own(reward) for reward in rewards),
-        checked=checked,
-        late=len(rows) - checked,
-        bad=tuple(bad),
-    )
+    return checked, bad
 
 
 def _accuracies(grader: Grader) -> list[int]:
@@ -177,9 +213,18 @@ def _sample(size: int, most: int) -> list[int]:
     return sorted(int(index) for index in chosen)
 
 
-def _text_of(problems: Sequence[Problem], index: int) -> Problem:
-    """A row; without its pictures where it can be read so."""
-    text = getattr(problems, "text", None)
+def _sees_pictures(reward: Reward) -> bool:
+    """Whether code that is not this library's gets the pictures of a problem, as in training."""
+    if reward.needs_images or (isinstance(reward, Declared) and reward.send_images):
+        return True
+    if isinstance(reward, Threaded):
+        return not reward.costs
+    return isinstance(reward, Settles) and not _is_own(reward)
+
+
+def _row_of(problems: Sequence[Problem], index: int, *, look: bool) -> Problem:
+    """A row; without its pictures where nobody looks at them and it can be read so."""
+    text = None if look else getattr(problems, "text", None)
     found: Problem = problems[index] if text is None else text(index)
     return found
 

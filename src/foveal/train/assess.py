@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from foveal.config import RunConfig, load
+from foveal.config import SHIPPED_MODELS, RunConfig, load
 from foveal.data.bad_rows import counts
 from foveal.data.world import WorldDataConfig
 from foveal.evaluation.records import Evaluation
@@ -191,6 +191,19 @@ def assess_policy(
             name=name,
             method=method,
             seed=seed,
-            model=config.model.path,
-            data=config.data.model_dump(mode="json", exclude_none=True),
+            model=_placed(config.model.path),
+            data=_data_of(config),
         )
+
+
+def _data_of(config: RunConfig) -> dict[str, Any]:
+    """The settings of the data as an evaluation records them."""
+    found = config.data.model_dump(mode="json", exclude_none=True)
+    return {**found, "path": _placed(found["path"])} if isinstance(found.get("path"), str) else found
+
+
+def _placed(path: str) -> str:
+    """A path on this machine from its root on: a file with results outlives the working directory. A hub id
+    and the name of a shipped model stay as they are."""
+    place = Path(path).expanduser()
+    return str(place.absolute()) if path not in SHIPPED_MODELS and place.exists() else path

@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from foveal.rewards.adapters.functions import build_reward as build_reward
     from foveal.rewards.adapters.functions import provided as provided
     from foveal.rewards.adapters.functions import reward_from as reward_from
+    from foveal.rewards.adapters.functions import unprovided as unprovided
 
-__all__ = ["Function", "Python", "build_reward", "provided", "reward_from"]
+__all__ = ["Function", "Python", "build_reward", "provided", "reward_from", "unprovided"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from pydantic import Field, PrivateAttr, ValidationError
 
@@ -23,6 +23,8 @@ from foveal.types import Completion, Problem, Reward
 CALL = "foveal.rewards.adapters.calls:FunctionCall"
 
 _PROVIDED: ContextVar[Mapping[str, AnyFunction] | None] = ContextVar("provided", default=None)
+
+_UNPROVIDED: ContextVar[bool] = ContextVar("unprovided", default=False)
 
 
 class _FunctionReward(Declared):
@@ -134,14 +136,27 @@ class Python(_CalledHere):
         Raises: ConfigError, when there is none.
         """
         provided = _PROVIDED.get() or {}
-        if self.name not in provided:
-            raise ConfigError(
-                f"reward {self.name!r} was a function of the script or notebook that started the run, and "
-                f"only its name is recorded; pass it again, as in foveal.resume(path, "
-                f"rewards=[{self.name}]), "
-                f'or put it into a file and write type = "my_file.py:{self.name}"'
-            )
-        self._take(provided[self.name])
+        if self.name in provided:
+            self._take(provided[self.name])
+        elif _UNPROVIDED.get():
+            self._function, self._how = self._missing, self.signature or "simple"
+        else:
+            self._missing()
+
+    def _missing(self, *arguments: Any) -> NoReturn:  # noqa: ANN401
+        raise ConfigError(
+            f"reward {self.name!r} was a function of the script or notebook that started the run, and only "
+            f"its name is recorded; pass it again by rewards=[{self.name}], to foveal.resume as to "
+            f'foveal.evaluate, or put it into a file and write type = "my_file.py:{self.name}"'
+        )
+
+
+RUNS: Mapping[type[_FunctionReward], str] = {
+    Function: "a function that grading workers import",
+    Waiting: "a function called in threads",
+    Python: "a function of a script or notebook, called in this process",
+}
+"""What each kind is, for messages: which fields it has depends on where it runs."""
 
 
 def rows_of(problem: Problem, completions: Sequence[Completion], *, images: bool, whole: bool) -> list[Row]:
@@ -223,6 +238,17 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     return name if name not in taken else next(word for word in numbered if word not in taken)
 
 
+@contextmanager
+def unprovided() -> Iterator[None]:
+    """Let configurations that are loaded inside be looked at without their functions of a notebook: these
+    raise when they are called."""
+    token = _UNPROVIDED.set(True)
+    try:
+        yield
+    finally:
+        _UNPROVIDED.reset(token)
+
+
 def reward_from(
     function: object,
     *,
@@ -232,6 +258,7 @@ def reward_from(
     accuracy: bool | None = None,
     concurrency: int | None = None,
     path: str | None = None,
+    **fields: Any,
 ) -> Reward:
     """A reward made of a function, an object that can be called, or a class that is made without arguments.
 
@@ -240,22 +267,28 @@ def reward_from(
     or package, or whose `path` ("file.py:func") is given, is found again by its path, and runs in grading
     workers, with a `concurrency` in so many threads of this process. Another is found by its name
     (`provided`), and runs in the main thread, with a `concurrency` above 1 in threads. A
-    `Reward` stays as it is.
+    `Reward` stays as it is. `fields`: what else the table of such a reward may say: `send_images`, `gold`,
+    `conversational`; in workers `network` and `variables`, in threads `retries`.
 
-    Raises: ConfigError, when it cannot be called, or its signature is not recognised.
+    Raises: ConfigError, when it cannot be called, its signature is not recognised, or a field is not known.
     """
     if isinstance(function, Reward):
         return function
     where = path or _path_of(function)
     short = name or _name_of(function)
     made = callable_of(function, what=repr(short))
-    fields = {"weight": weight, "accuracy": accuracy, "signature": signature}
-    threads = {} if concurrency is None else {"concurrency": concurrency}
+    table = {"weight": weight, "accuracy": accuracy, "signature": signature, **fields}
+    if concurrency is not None:
+        table["concurrency"] = concurrency
+    kind: type[_FunctionReward] = (
+        Python if where is None else Waiting if concurrency is not None else Function
+    )
+    table |= {"name": short} if where is None else {"type": where, "name": name or ""}
     with provided({where or short: made}):
-        if where is None:
-            return Python.model_validate({"name": short, **threads, **fields})
-        kind = Function if concurrency is None else Waiting
-        return kind.model_validate({"type": where, "name": name or "", **threads, **fields})
+        try:
+            return kind.model_validate(table)
+        except ValidationError as error:
+            raise ConfigError(explain(error, kind, where=f"reward {short!r} ({RUNS[kind]})")) from error
 
 
 def build_reward(value: object) -> Reward:
