@@ -21,7 +21,7 @@ from foveal.data import REGISTRY
 from foveal.data.checks import validate
 from foveal.data.errors import DataError
 from foveal.data.pictures import Limits, Stored, decode, rgb
-from foveal.data.problems import PROMPT_SUFFIX, DataConfig, FileProblems, first, open_data
+from foveal.data.problems import PROMPT_SUFFIX, DataConfig, DataSource, FileProblems, first, open_data
 from foveal.data.readers import ParquetRows
 from foveal.data.world import Kept, WorldDataConfig
 from foveal.spec import build_component
