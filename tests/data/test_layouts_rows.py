@@ -14,6 +14,7 @@ import PIL.Image
 import pytest
 
 from data_files import IMAGE, jsonl, parquet, png, viewed
+from foveal.data.bounded import short
 from foveal.data.checks import validate
 from foveal.data.errors import DataError
 from foveal.data.layouts.options import read_options
@@ -57,6 +58,25 @@ def refused(rows: Sequence[Mapping[str, Any]], **fields: Any) -> str:
         ({"a": "x", "b": "y"}, "AB", ("x", "y")),
         ({"B": "x", "D": "y"}, "BD", ("x", "y")),
         ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "AB", ("x", "y")),
+        (
+            [{"label": "A", "text": "x"}, {"label": "B", "text": None}, {"label": "C", "text": "y"}],
+            "AC",
+            ("x", "y"),
+        ),
+        ([{"text": "x"}, {"text": "y"}], "AB", ("x", "y")),
+        (["1", None, "2", "3"], "ACD", ("1", "2", "3")),
+        (["1", "", float("nan"), "3"], "AD", ("1", "3")),
+        ("['1', None, '2']", "AC", ("1", "2")),
+        ('["1", null, 2]', "AC", ("1", "2")),
+        (["1", "None", "2"], "ABC", ("1", "None", "2")),
+        ({"text": ["x", None, "y"], "label": ["A", "B", "C"]}, "AC", ("x", "y")),
+        ("{'A': 'cat', 'B': \"it's\"}", "AB", ("cat", "it's")),
+        ("{'A': 'cat', 'B': None, 'C': 3}", "AC", ("cat", "3")),
+        ('{"A": "cat", "B": 2}', "AB", ("cat", "2")),
+        ('[{"label": "A", "text": "x"}, {"label": "B", "text": "y"}]', "AB", ("x", "y")),
+        ([["A", "cat"], ["B", "dog"]], "AB", ("cat", "dog")),
+        ([("b", 1), ("c", 2)], "BC", ("1", "2")),
+        (list(range(26)), "ABCDEFGHIJKLMNOPQRSTUVWXYZ", tuple(map(str, range(26)))),
     ],
 )
 def test_options_are_read_in_every_form(cell: object, labels: str, texts: tuple[str, ...]) -> None:
@@ -66,7 +86,9 @@ def test_options_are_read_in_every_form(cell: object, labels: str, texts: tuple[
 
 @pytest.mark.parametrize(
     "cell",
-    [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90, [b"x"], [PICTURE]],
+    [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90, [b"x"], [PICTURE]]
+    + ["{", "{'a'", "{'a': }", "{'a': 1 'b': 2}", "{'a': {'b': 1}}", [[1, 5], [2, 6]], list(range(27))]
+    + [{"a": ["x"], "b": "y"}, {"label": ["A"], "text": ["x", "y"]}, [{"label": "A", "text": b"x"}]],
 )
 def test_what_holds_no_options_gives_none(cell: object) -> None:
     assert read_options(cell) is None
@@ -91,10 +113,41 @@ def test_options_are_put_behind_a_question_that_lacks_them(question: str, shown:
     assert one(row).meta["choices"] == ["red", "blue"]
 
 
-def test_options_that_cannot_be_read_are_said_in_a_note() -> None:
-    problems = problems_from([{"question": "?!", "choices": "yes/no", "image": PICTURE, "answer": "yes"}])
+def test_an_empty_place_among_the_options_shifts_no_letter() -> None:
+    row = {"question": "?!", "image": PICTURE, "answer": "C"}
+    listed = one({**row, "choices": ["1", None, "2", "3"]})
+    for found in (listed, one({**row, "A": "1", "B": "", "C": "2", "D": "3"})):
+        assert found.question == "<image>?!\nA. 1\nC. 2\nD. 3" and found.answer == "C"
+        assert found.meta["choices"] == {"A": "1", "C": "2", "D": "3"}
+    assert one({**row, "choices": ["1", None, "2", "3"], "answer": 2}, answer_kind="index").answer == "C"
+    assert one({**row, "choices": ["1", "2", None], "answer": "B"}).meta["choices"] == ["1", "2"]
+    said = refused([{**row, "choices": ["1", None, "2"], "answer": 1}], answer_kind="index")
+    assert "should be the number of one of 3 options, counted from 0, got '1'" in said
+
+
+@pytest.mark.parametrize(
+    "cell", ["cat, dog", [str(n) for n in range(27)], [PICTURE, PICTURE], {"a": ["x"]}, "B. x; C. y"]
+)
+def test_options_that_cannot_be_read_make_a_bad_row(cell: object) -> None:
+    good = {"question": "?!", "image": PICTURE, "answer": "A", "choices": ["1", "2"]}
+    for rows in ([good, {**good, "choices": cell}], [{**good, "choices": cell}] * 2):
+        said = refused(rows)
+        assert f"rows row 1: choices holds no options that can be read, got {short(cell)}" in said
+    assert "choices" not in one({**good, "choices": cell}, choices_column=False).meta
+
+
+@pytest.mark.parametrize("cell", [None, "", "[]", "{}", "nan", "N/A", [], {}, [None], ["", None], "[None]"])
+def test_a_row_without_options_among_others_is_none_of_them(cell: object) -> None:
+    good = {"question": "?!", "image": PICTURE, "answer": "A", "choices": ["1", "2"]}
+    _, without = problems_from([good, {**good, "choices": cell}], prompt_suffix="")
+    assert without.question == "<image>?!" and "choices" not in without.meta
+
+
+def test_a_column_that_may_be_something_else_is_said_in_a_note() -> None:
+    problems = problems_from([{"question": "?!", "choice": "yes/no", "image": PICTURE, "answer": "yes"}])
     (note,) = problems.understood.notes
-    assert note == "choices holds no options that can be read, so the model is not shown any"
+    assert note == "choice holds no options that can be read, so the model is not shown any"
+    assert problems[0].meta["choice"] == "yes/no"
 
 
 def test_one_answer_in_several_spellings_is_one_answer() -> None:

@@ -65,8 +65,8 @@ class DataConfig(DataSource):
     id_column: str | Literal[False] | None = None
     """Column of a unique id; by default the first usual one with few gaps and duplicates, else file and row;
     false for file and row."""
-    choices_column: str | None = None
-    """Column of the options of multiple choice; by default found."""
+    choices_column: str | Literal[False] | None = None
+    """Column of the options of multiple choice; by default found; false for problems without options."""
     answer_kind: Literal["auto", "text", "index", "index_from_1"] = "auto"
     """What a number beside options is: the answer itself, or the place of an option counted from 0 or from 1;
     "auto" decides where only one reading fits the rows. "text" also takes long answers whole."""
@@ -289,6 +289,9 @@ class FileProblems(Sequence[Problem]):
             if key not in self._own and cell is not None and not is_raw(cell)
         }
         meta.setdefault("source", self._config.path)
+        # Rewards take these two for the options: a cell that is none of the model's must not be there.
+        for name in ("choices", "options"):
+            meta.pop(name, None)
         if fields.options is not None:
             meta["choices"] = fields.options.normal()
         suffix = self._config.prompt_suffix
@@ -354,7 +357,7 @@ def open_data(
     images_column: str | None = None,
     answer_column: str | None = None,
     id_column: str | None = None,
-    choices_column: str | None = None,
+    choices_column: str | Literal[False] | None = None,
     prompt_suffix: str = PROMPT_SUFFIX,
     limit: int | None = None,
 ) -> FileProblems:

@@ -9,8 +9,8 @@ from foveal.data.columns import answer_text, check_answer_length, question_text
 from foveal.data.errors import DataError, of_kind
 from foveal.data.layouts import names as usual
 from foveal.data.layouts.conversations import Conversation, read_conversation
-from foveal.data.layouts.indices import options_at, whole
-from foveal.data.layouts.options import Options
+from foveal.data.layouts.indices import options_at, unread_options, whole
+from foveal.data.layouts.options import LETTERS, Options
 from foveal.data.layouts.understanding import Understanding, is_empty, value_at
 from foveal.rewards.boxed import reduce_gold
 from foveal.types import Turn
@@ -43,6 +43,8 @@ def read_row(
     with of_kind("question"):
         turns = _conversation(cells, understood, where)
         options = options_at(cells, understood["choices"])
+        if options is None:
+            _require_no_options(cells, understood, where)
         question = _question(cells, understood, turns, where)
         system, earlier = _system(cells, understood, turns, where), _earlier(turns, where)
     if options is not None and show_options and understood["question"].kind != "fixed":
@@ -57,6 +59,17 @@ def read_row(
         options=options,
         pictures=turns.pictures if turns is not None and understood["images"].kind == "turns" else None,
     )
+
+
+def _require_no_options(cells: Mapping[str, Any], understood: Understanding, where: str) -> None:
+    """Raises: DataError for a row whose options cannot be read: the model would be asked without them."""
+    found = unread_options(cells, understood["choices"])
+    if found is not None:
+        raise DataError(
+            f"{where}: {' and '.join(understood['choices'].columns[:2])} holds no options that can be "
+            f"read, got {short(found)}; expected at most {len(LETTERS)} texts in a list, a table by letter, "
+            "or 'A. ...; B. ...', or set choices_column = false for rows without options"
+        )
 
 
 def with_options(question: str, options: Options) -> str:
@@ -142,13 +155,14 @@ def _answer(
 
 def _letter(value: object, options: Options, column: str, where: str, *, start: int) -> str:
     number = whole(value)
-    if number is None or not start <= number < start + len(options.labels):
+    label = None if number is None else options.at(number - start)
+    if label is None:
         shown = answer_text(value, column=column, where=where)
         raise DataError(
-            f"{where}: {column} should be the number of one of {len(options.labels)} options, counted from "
+            f"{where}: {column} should be the number of one of {options.size} options, counted from "
             f"{start}, got {shown[:60]!r}; repair the row, or set answer_kind = 'text'"
         )
-    return options.labels[number - start]
+    return label
 
 
 def _class_name(value: object, names: tuple[str, ...], column: str, where: str) -> object:
