@@ -64,13 +64,12 @@ def answer_parts(value: object, *, column: str, where: str) -> tuple[str, ...]:
     """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         return (answer_text(value, column=column, where=where),)
-    parts = [
-        answer_text(
-            part.get("answer", part) if isinstance(part, Mapping) else part, column=column, where=where
-        )
-        for part in value[:MAX_PARTS]
-    ]
-    return tuple({part.casefold(): part for part in reversed(parts)}.values())[::-1]
+    found: dict[str, str] = {}
+    for part in value[:MAX_PARTS]:
+        inner = part.get("answer", part) if isinstance(part, Mapping) else part
+        text = answer_text(inner, column=column, where=where)
+        found.setdefault(text.casefold(), text)
+    return tuple(found.values())
 
 
 def answer_text(value: object, *, column: str, where: str) -> str:
@@ -80,8 +79,10 @@ def answer_text(value: object, *, column: str, where: str) -> str:
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, str) and value.strip():
-        return _answer_string(value.strip(), column=column, where=where)
+    if isinstance(value, str):
+        value = value.strip()
+        if value:
+            return _answer_string(value, column=column, where=where)
     if isinstance(value, Decimal):
         value = int(value) if value == value.to_integral_value() and abs(value) < 10**15 else str(value)
         return answer_text(value, column=column, where=where)
@@ -97,7 +98,7 @@ def answer_text(value: object, *, column: str, where: str) -> str:
         )
     if isinstance(value, int | float) and value == value:
         return str(value)
-    if value is None or isinstance(value, str | bytes) or value == [] or value != value:
+    if value is None or (isinstance(value, str | Sequence) and not value) or value != value:
         raise DataError(
             f"{where}: {column} is empty; every row needs an answer to be graded by: "
             "fill it in or remove the row",

@@ -67,9 +67,10 @@ class DataConfig(DataSource):
     false for file and row."""
     choices_column: str | Literal[False] | None = None
     """Column of the options of multiple choice; by default found; false for problems without options."""
-    answer_kind: Literal["auto", "text", "index", "index_from_1"] = "auto"
-    """What a number beside options is: the answer itself, or the place of an option counted from 0 or from 1;
-    "auto" decides where only one reading fits the rows. "text" also takes long answers whole."""
+    answer_kind: Literal["auto", "text", "index", "index_from_1", "any", "all"] = "auto"
+    """What a number beside options is: the answer itself ("text"), or the place of an option counted from 0
+    or from 1; "auto" decides where only one reading fits the rows. "text" also takes long answers whole. Of a
+    list of unequal answers: whether any of them is right, or all have to be given."""
     show_options: bool = True
     """Whether options that the question's text lacks are put behind it, one per line."""
     prompt_suffix: str = PROMPT_SUFFIX
@@ -213,7 +214,7 @@ class FileProblems(Sequence[Problem]):
             self.understood,
             where=self._rows.where(place),
             show_options=self._config.show_options,
-            whole_answer=self._config.answer_kind == "text",
+            answer_kind=self._config.answer_kind,
             classes=self._rows.classes,
         )
 

@@ -69,8 +69,8 @@ def index_rule(table: "Table", answer: Source, choices: Source) -> Source:
     """
     if answer.kind != "value" or choices.kind == "none":
         return answer
-    if table.answer_kind != "auto":
-        return _as(answer, KINDS.get(table.answer_kind, "value"))
+    if table.answer_kind in KINDS:
+        return _as(answer, KINDS[table.answer_kind])
     column = answer.columns[0]
     if column in table.classes:
         return answer

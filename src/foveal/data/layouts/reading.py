@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from foveal.data.bounded import short
-from foveal.data.columns import answer_text, check_answer_length, question_text
+from foveal.data.columns import answer_parts, answer_text, check_answer_length, question_text
 from foveal.data.errors import DataError, of_kind
 from foveal.data.layouts import names as usual
 from foveal.data.layouts.conversations import Conversation, read_conversation
 from foveal.data.layouts.indices import options_at, unread_options, whole
+from foveal.data.layouts.naming import names_option, together
 from foveal.data.layouts.options import LETTERS, Options
 from foveal.data.layouts.understanding import Understanding, is_empty, value_at
 from foveal.rewards.boxed import reduce_gold
@@ -37,7 +38,7 @@ def read_row(
     where: str,
     show_options: bool = True,
     classes: Mapping[str, tuple[str, ...]] | None = None,
-    whole_answer: bool = False,
+    answer_kind: str = "auto",
 ) -> Fields:
     """The texts of a row. Raises: DataError for a wrong type, an empty field, an answer that is none."""
     with of_kind("question"):
@@ -50,7 +51,9 @@ def read_row(
     if options is not None and show_options and understood["question"].kind != "fixed":
         question = with_options(question, options)
     with of_kind("answer"):
-        answer = _answer(cells, understood, turns, options, classes or {}, where, whole_answer=whole_answer)
+        answer = _answer(cells, understood, turns, options, classes or {}, where, answer_kind)
+        if options is not None:
+            _require_option(answer, options, understood, where, answer_kind)
     return Fields(
         system=system,
         turns=earlier,
@@ -133,24 +136,42 @@ def _answer(
     options: Options | None,
     classes: Mapping[str, tuple[str, ...]],
     where: str,
-    *,
-    whole_answer: bool,
+    answer_kind: str,
 ) -> str:
     source = understood["answer"]
     column = source.columns[0]
     if source.kind == "reply":
         reply = turns.reply if turns is not None else None
         text = answer_text(reply, column=f"{column} (the last turn)", where=where)
-        return _reduced(text, options, column, where, whole_answer=whole_answer)
+        return _reduced(text, options, column, where, answer_kind)
     value = value_at(cells, column)
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes) and column in usual.ANSWER_AFTER:
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    if listed and column in usual.ANSWER_AFTER:
         value = value[-1].get("content") if value and isinstance(value[-1], Mapping) else value
     if column in classes:
         value = _class_name(value, classes[column], column, where)
     elif source.kind in ("index", "index_from_1") and options is not None:
-        return _letter(value, options, column, where, start=int(source.kind == "index_from_1"))
-    text = answer_text(value, column=column, where=where)
-    return _reduced(text, options, column, where, whole_answer=whole_answer)
+        start = int(source.kind == "index_from_1")
+        places = value if listed and value else [value]
+        return ", ".join(dict.fromkeys(_letter(one, options, column, where, start=start) for one in places))
+    found = answer_parts(value, column=column, where=where)
+    parts = tuple(dict.fromkeys(_reduced(part, options, column, where, answer_kind) for part in found))
+    answer = parts[0] if len(parts) == 1 else together(parts, options, answer_kind, f"{where}: {column}")
+    return check_answer_length(answer, column=column, where=where)
+
+
+def _require_option(
+    answer: str, options: Options, understood: Understanding, where: str, answer_kind: str
+) -> None:
+    """Raises: DataError for an answer that is none of the options: no completion that picks one is right."""
+    if answer_kind == "text" and reduce_gold(answer) is None:
+        return  # a long text that is taken whole, for a judge
+    if not names_option(answer, options):
+        raise DataError(
+            f"{where}: {' and '.join(understood['answer'].columns)} is {short(answer)}, which is none of the "
+            f"options {', '.join(options.labels)}; repair the row, or set choices_column = false where the "
+            "options are not those of the answer"
+        )
 
 
 def _letter(value: object, options: Options, column: str, where: str, *, start: int) -> str:
@@ -173,14 +194,14 @@ def _class_name(value: object, names: tuple[str, ...], column: str, where: str) 
     return names[value]
 
 
-def _reduced(text: str, options: Options | None, column: str, where: str, *, whole_answer: bool) -> str:
+def _reduced(text: str, options: Options | None, column: str, where: str, answer_kind: str) -> str:
     """What the answer states; a text that is an option's stays as it is."""
     if options is not None:
         if text in options.given:
             return options.labels[options.given.index(text)]
         if text in options.texts:
             return text
-    answer = reduce_gold(text) or (text if whole_answer else None)
+    answer = reduce_gold(text) or (text if answer_kind == "text" else None)
     if answer is None:
         raise DataError(
             f"{where}: {column} states no short answer (got {len(text):,} characters, {short(text)}); "
