@@ -199,6 +199,14 @@ def test_a_reply_is_read_by_its_last_line_alone(parse: str, reply: str, value: f
         assert reward.read(reply) == value
 
 
+def test_a_reply_of_a_megabyte_is_read_at_once() -> None:
+    reward = Judge.model_validate(NOWHERE)
+    for fill in ("\n", " ", "<think>", "</think>", "\n \t"):
+        start = time.monotonic()
+        assert reward.read(fill * (chat.MAX_REPLY_BYTES // len(fill)) + "</think>\nVerdict: no") == 0.0
+        assert time.monotonic() - start < 2.0
+
+
 def test_a_pattern_finds_what_is_read() -> None:
     reward = Judge(
         base_url="http://127.0.0.1:9/v1", model="m", parse="score", pattern=r'"score":\s*([-\d.]+)'

@@ -52,7 +52,7 @@ _SCORE = re.compile(
     _LABEL + r"([-+]?\d{1,9}(?:\.\d{1,9})?)\s*(?:/\s*(\d{1,9}(?:\.\d{1,9})?))?[\s*_`$.!\"']*", re.IGNORECASE
 )
 """Whole lines: a word inside of a sentence ("not correct") is no verdict."""
-_THINKING = re.compile(r"^\s*<think(?:ing)?>", re.IGNORECASE | re.MULTILINE)
+_THINKING = re.compile(r"^[ \t]*<think(?:ing)?>", re.IGNORECASE | re.MULTILINE)
 _THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 
 
