@@ -493,6 +493,11 @@ def two_columns(folder: Path) -> Path:
     return table(folder, rows, before=IMAGE, after=IMAGE)
 
 
+def annotated(folder: Path) -> Path:
+    answers = [*["nokia"] * 9, "nokia phone"]
+    return table(folder, [{"question": "What brand?", "image": RED, "answers": answers}])
+
+
 def counted_from_one(folder: Path) -> Path:
     pictures(folder, "0.png")
     row = {"question": "Which?", "image": "0.png", "options": ["red", "green", "blue"], "answer": 1}
@@ -790,6 +795,15 @@ CASES = (
         colors=("blue", "red"),
         options={"images_column": "before, after"},
         refused="images_column = 'after, before'",
+    ),
+    Case(
+        name="TextVQA: the answers of ten people",
+        write=annotated,
+        columns="question, image, answers: texts",
+        asks="<image>What brand?",
+        answer='["nokia", "nokia phone"]',
+        options={"answer_column": "answers", "answer_kind": "any"},
+        refused="did you mean 'answers'",
     ),
     Case(
         name="an index that may count from 0 or 1",

@@ -86,16 +86,18 @@ def test_check_of_a_world_looks_at_the_first_problems(capsys: pytest.CaptureFixt
 def test_answers_that_their_own_reward_does_not_pay_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The reward `choice` with options of which the answer is none."""
-    rows = [{**good_row(tmp_path, n), "choices": ["a", "b"]} for n in range(3)]
-    rows[0]["answer"], rows[1]["answer"], rows[2]["answer"] = "A", "b", "E"
+    """The reward `choice` without options, and options of which the answer is none."""
+    rows = [{**good_row(tmp_path, n), "choices": ["a", "b"]} for n in range(4)]
+    rows[0]["answer"], rows[1]["answer"], rows[3]["answer"] = "A", "b", "E"
+    rows[2] |= {"answer": "seven", "choices": None}
     path = jsonl(tmp_path / "d.jsonl", rows)
     config = tmp_path / "c.toml"
     config.write_text(f'[data]\npath = "{path}"\n[objective]\ntype = "grpo"\n[[rewards]]\ntype = "choice"\n')
     assert run("check", str(config), "--json") == 2
     found = capsys.readouterr()
-    assert json.loads(found.out)["bad_rows"] == {"ungradable": 1}
-    assert "d.jsonl line 3: no reward of the run can grade the answer 'E'" in found.err
+    assert json.loads(found.out)["bad_rows"] == {"answer": 1, "ungradable": 1}
+    assert "d.jsonl line 3: no reward of the run can grade the answer 'seven'" in found.err
+    assert "d.jsonl line 4: answer is 'E', which is none of the options A, B" in found.err
 
 
 def test_show_prints_the_mapping_prompts_and_a_sheet(

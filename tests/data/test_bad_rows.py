@@ -288,7 +288,9 @@ def test_options_in_the_question_are_seen(question: str, shown: bool) -> None:
     problem = Problem(id="a", question=question, images=(), answer="A")
     assert shows_options(problem) is shown
     listed = Problem(id="a", question="?", images=(), answer="A", meta={"choices": ["1", "2"]})
-    assert shows_options(listed)
+    assert not shows_options(listed)  # the model is not asked with what only the rewards see
+    own = Problem(id="a", question="?", images=(), answer="A", meta={"choices": ["A", "B"]})
+    assert shows_options(own)  # the letters are drawn in the picture
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ def viewed_like(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         ({"answer": None}, "answer is empty"),
         ({"answer": []}, "answer is empty"),
         ({"answer": {"x": 1}}, "answer should be text, a number or a list of them, got dict"),
-        ({"answer": True}, "got bool True"),
+        ({"answer": {"a": True}}, "got dict {'a': ...}"),
         ({"question": " <image> "}, "question is empty"),
         ({"question": ["a"]}, "question should be text, got list ['a']"),
         ({"question": "<|vision_start|><image>?"}, "control token '<|vision_start|>'"),

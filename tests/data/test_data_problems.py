@@ -67,7 +67,8 @@ def test_a_single_image_column_and_raw_bytes_are_read(tmp_path: Path) -> None:
     single = [{"question": "<image>?", "answer": 7, "image": {"bytes": png("blue"), "path": "b.png"}}]
     assert pixel(open_data(str(parquet(tmp_path / "a.parquet", single)))[0]) == rgb_of("blue")
     raw = [{"question": "a <image> b", "answer": ["x", "2"], "images": [png("green")]}]
-    problems = open_data(str(parquet(tmp_path / "b.parquet", raw, images=pa.list_(pa.binary()))))
+    path = parquet(tmp_path / "b.parquet", raw, images=pa.list_(pa.binary()))
+    problems = DataConfig(path=str(path), answer_kind="all").load()
     validate(problems)
     assert pixel(problems[0]) == rgb_of("green") and problems[0].answer == "x, 2"
 

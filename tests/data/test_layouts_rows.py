@@ -14,11 +14,13 @@ import PIL.Image
 import pytest
 
 from data_files import IMAGE, jsonl, parquet, png, viewed
+from foveal.data.bounded import short
 from foveal.data.checks import validate
 from foveal.data.errors import DataError
 from foveal.data.layouts.options import read_options
 from foveal.data.marks import place_marks
 from foveal.data.problems import PROMPT_SUFFIX, DataConfig, open_data, problems_from
+from foveal.rewards.answers.verdict import verdict
 from foveal.types import Problem
 from layout_cases import BLUE, RED, table, zipped
 
@@ -57,6 +59,25 @@ def refused(rows: Sequence[Mapping[str, Any]], **fields: Any) -> str:
         ({"a": "x", "b": "y"}, "AB", ("x", "y")),
         ({"B": "x", "D": "y"}, "BD", ("x", "y")),
         ([{"label": "A", "text": "x"}, {"label": "B", "text": "y"}], "AB", ("x", "y")),
+        (
+            [{"label": "A", "text": "x"}, {"label": "B", "text": None}, {"label": "C", "text": "y"}],
+            "AC",
+            ("x", "y"),
+        ),
+        ([{"text": "x"}, {"text": "y"}], "AB", ("x", "y")),
+        (["1", None, "2", "3"], "ACD", ("1", "2", "3")),
+        (["1", "", float("nan"), "3"], "AD", ("1", "3")),
+        ("['1', None, '2']", "AC", ("1", "2")),
+        ('["1", null, 2]', "AC", ("1", "2")),
+        (["1", "None", "2"], "ABC", ("1", "None", "2")),
+        ({"text": ["x", None, "y"], "label": ["A", "B", "C"]}, "AC", ("x", "y")),
+        ("{'A': 'cat', 'B': \"it's\"}", "AB", ("cat", "it's")),
+        ("{'A': 'cat', 'B': None, 'C': 3}", "AC", ("cat", "3")),
+        ('{"A": "cat", "B": 2}', "AB", ("cat", "2")),
+        ('[{"label": "A", "text": "x"}, {"label": "B", "text": "y"}]', "AB", ("x", "y")),
+        ([["A", "cat"], ["B", "dog"]], "AB", ("cat", "dog")),
+        ([("b", 1), ("c", 2)], "BC", ("1", "2")),
+        (list(range(26)), "ABCDEFGHIJKLMNOPQRSTUVWXYZ", tuple(map(str, range(26)))),
     ],
 )
 def test_options_are_read_in_every_form(cell: object, labels: str, texts: tuple[str, ...]) -> None:
@@ -66,7 +87,9 @@ def test_options_are_read_in_every_form(cell: object, labels: str, texts: tuple[
 
 @pytest.mark.parametrize(
     "cell",
-    [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90, [b"x"], [PICTURE]],
+    [None, "", [], "[]", {}, "just text", "B. x; C. y", [None], "[", "['a", 7, "[" * 90, [b"x"], [PICTURE]]
+    + ["{", "{'a'", "{'a': }", "{'a': 1 'b': 2}", "{'a': {'b': 1}}", [[1, 5], [2, 6]], list(range(27))]
+    + [{"a": ["x"], "b": "y"}, {"label": ["A"], "text": ["x", "y"]}, [{"label": "A", "text": b"x"}]],
 )
 def test_what_holds_no_options_gives_none(cell: object) -> None:
     assert read_options(cell) is None
@@ -91,15 +114,124 @@ def test_options_are_put_behind_a_question_that_lacks_them(question: str, shown:
     assert one(row).meta["choices"] == ["red", "blue"]
 
 
-def test_options_that_cannot_be_read_are_said_in_a_note() -> None:
-    problems = problems_from([{"question": "?!", "choices": "yes/no", "image": PICTURE, "answer": "yes"}])
+def test_an_empty_place_among_the_options_shifts_no_letter() -> None:
+    row = {"question": "?!", "image": PICTURE, "answer": "C"}
+    listed = one({**row, "choices": ["1", None, "2", "3"]})
+    for found in (listed, one({**row, "A": "1", "B": "", "C": "2", "D": "3"})):
+        assert found.question == "<image>?!\nA. 1\nC. 2\nD. 3" and found.answer == "C"
+        assert found.meta["choices"] == {"A": "1", "C": "2", "D": "3"}
+    assert one({**row, "choices": ["1", None, "2", "3"], "answer": 2}, answer_kind="index").answer == "C"
+    assert one({**row, "choices": ["1", "2", None], "answer": "B"}).meta["choices"] == ["1", "2"]
+    said = refused([{**row, "choices": ["1", None, "2"], "answer": 1}], answer_kind="index")
+    assert "should be the number of one of 3 options, counted from 0, got '1'" in said
+
+
+@pytest.mark.parametrize(
+    "cell", ["cat, dog", [str(n) for n in range(27)], [PICTURE, PICTURE], {"a": ["x"]}, "B. x; C. y"]
+)
+def test_options_that_cannot_be_read_make_a_bad_row(cell: object) -> None:
+    good = {"question": "?!", "image": PICTURE, "answer": "A", "choices": ["1", "2"]}
+    for rows in ([good, {**good, "choices": cell}], [{**good, "choices": cell}] * 2):
+        said = refused(rows)
+        assert f"rows row 1: choices holds no options that can be read, got {short(cell)}" in said
+    assert "choices" not in one({**good, "choices": cell}, choices_column=False).meta
+
+
+@pytest.mark.parametrize("cell", [None, "", "[]", "{}", "nan", "N/A", [], {}, [None], ["", None], "[None]"])
+def test_a_row_without_options_among_others_is_none_of_them(cell: object) -> None:
+    good = {"question": "?!", "image": PICTURE, "answer": "A", "choices": ["1", "2"]}
+    _, without = problems_from([good, {**good, "choices": cell}], prompt_suffix="")
+    assert without.question == "<image>?!" and "choices" not in without.meta
+
+
+def test_a_column_that_may_be_something_else_is_said_in_a_note() -> None:
+    problems = problems_from([{"question": "?!", "choice": "yes/no", "image": PICTURE, "answer": "yes"}])
     (note,) = problems.understood.notes
-    assert note == "choices holds no options that can be read, so the model is not shown any"
+    assert note == "choice holds no options that can be read, so the model is not shown any"
+    assert problems[0].meta["choice"] == "yes/no"
 
 
 def test_one_answer_in_several_spellings_is_one_answer() -> None:
     assert one({"question": "?!", "image": PICTURE, "answer": ["Yes", "yes"]}).answer == "Yes"
-    assert one({"question": "?!", "image": PICTURE, "answer": ["1", "2"]}).answer == "1, 2"
+    assert (
+        one({"question": "?!", "image": PICTURE, "answer": ["a", "b", "A"]}, answer_kind="all").answer
+        == "a, b"
+    )
+    annotated = [{"answer": "yes", "answer_id": 1}, {"answer": "Yes", "answer_id": 2}]
+    assert (
+        one({"question": "?!", "image": PICTURE, "answers": annotated}, answer_column="answers").answer
+        == "yes"
+    )
+
+
+def test_unequal_answers_in_a_list_ask_whether_any_or_all_are_right() -> None:
+    row = {"question": "?!", "image": PICTURE, "answer": ["24/7", "3.429"]}
+    said = refused([row])
+    assert "rows row 0: answer has several answers, ['24/7', '3.429']" in said
+    assert "answer_kind = 'any' (each of them is right) or 'all' (all of them have" in said
+    assert one(row, answer_kind="all").answer == "24/7, 3.429"
+    either = one(row, answer_kind="any")
+    assert [verdict(either.answer, text) for text in ("24/7", "3.429", "24/7, 3.429", "3")] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    nokia = [*["nokia"] * 9, 'the "nokia" phone']
+    assert one({**row, "answer": nokia}, answer_kind="any").answer == '["nokia", \'the "nokia" phone\']'
+    letters = one({**row, "answer": ["A", "B"]}, answer_kind="any").answer
+    assert [verdict(letters, text) for text in ("A", "B", "C")] == [True, True, False]
+    for members in (["5'6\" tall", "66 inches"], [str(n) for n in range(40)]):
+        assert "cannot be told apart" in refused([{**row, "answer": members}], answer_kind="any")
+
+
+def test_several_letters_of_options_are_all_asked_for() -> None:
+    row = {"question": "?!", "image": PICTURE, "choices": ["cat", "dog", "cow"]}
+    assert one({**row, "answer": ["A", "C"]}).answer == "A, C"
+    assert one({**row, "answer": ["cat", "cow"]}, answer_kind="all").answer == "A, C"
+    assert one({**row, "answer": [0, 2]}, answer_kind="index").answer == "A, C"
+    assert one({**row, "answer": ["A", "C"]}, answer_kind="any").answer == '["(A)", "(C)"]'
+    assert "answer_kind = 'any'" in refused([{**row, "answer": ["cat", "cow"]}])
+
+
+def test_true_and_false_are_yes_and_no() -> None:
+    row = {"question": "?!", "image": PICTURE}
+    assert [one({**row, "answer": value}).answer for value in (True, False, [True, True])] == [
+        "yes",
+        "no",
+        "yes",
+    ]
+
+
+@pytest.mark.parametrize("answer", ["D", "zebra", "3", "A, D", "26"])
+def test_an_answer_that_is_no_option_makes_a_bad_row(answer: str) -> None:
+    row = {"question": "?!", "image": PICTURE, "choices": ["cat", "25"], "answer": "A"}
+    for kind in ("auto", "text"):
+        said = refused([row, {**row, "answer": answer}], answer_kind=kind)
+        assert f"rows row 1: answer is {answer!r}, which is none of the options A, B" in said
+        assert "answers that are missing" in said or "answer: 1" in said
+    assert one({**row, "answer": answer}, choices_column=False).answer == answer
+
+
+@pytest.mark.parametrize("answer", ["B", "(b)", "25", "25.0", "B. 25", "A, B", "cat", "Cat", "\\text{cat}"])
+def test_an_answer_that_names_an_option_in_any_way_is_taken(answer: str) -> None:
+    assert one({"question": "?!", "image": PICTURE, "choices": ["cat", "25"], "answer": answer}).answer
+
+
+def test_one_number_out_of_range_does_not_change_how_the_others_are_read() -> None:
+    values = [0, 1, 2, 1, 2, 0]
+    rows = [{"question": "?!", "image": PICTURE, "choices": list("xyz"), "answer": n} for n in [*values, 9]]
+    problems = problems_from(rows)
+    assert problems.understood["answer"].kind == "index"
+    assert [problems[n].answer for n in range(6)] == list("ABCBCA")
+    said = refused(rows)
+    assert "1 of 7 rows" in said and "one of 3 options, counted from 0, got '9'" in said
+    said = refused([*rows[:6], {**rows[0], "answer": "many"}])
+    assert "1 of 7 rows" in said and "got 'many'" in said
+    ones = [{**row, "answer": n} for row, n in zip(rows, [1, 2, 3, 3, 1, 2, 9], strict=True)]
+    assert problems_from(ones)[2].answer == "C"
+    texts = [{**rows[0], "choices": ["7", "8", "9"], "answer": n} for n in (7, 8, 9, 7, 8, 9, 5)]
+    assert problems_from(texts)[1].answer == "8" and "answer is '5', which is none" in refused(texts)
 
 
 def test_options_that_are_their_own_letters_stand_in_the_picture() -> None:
@@ -141,8 +273,9 @@ def test_a_number_is_the_place_of_an_option_only_where_that_is_certain() -> None
     assert answers([1, 2, 3], "xyz") == ["A", "B", "C"]
     assert answers([3, 4, 5], ["3", "4", "5"]) == ["3", "4", "5"]
     assert answers(["1", "2"], ["1", "2", "3"]) == ["1", "2"]
-    assert answers([7, 12], "xyz") == ["7", "12"]
-    assert answers(["A", "1"], "xyz") == ["A", "1"]
+    for values, outside in (([7, 12], "7"), (["A", "1"], "1")):
+        with pytest.raises(DataError, match=f"answer is '{outside}', which is none of the options A, B, C"):
+            answers(values, "xyz")
     assert answers([1, 2], "xyz", answer_kind="index") == ["B", "C"]
     assert answers([0, 1], ["0", "1"]) == ["0", "1"]  # both readings name the same option
     for values, options in (([1, 2], "xyz"), ([1, 2], ["1", "2", "3"]), ([0, 1], ["1", "0"])):

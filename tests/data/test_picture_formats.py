@@ -11,6 +11,8 @@ from PIL import features
 from foveal.data import pictures
 from foveal.data.errors import DataError
 from foveal.data.pictures import FORMATS, Limits, Stored, decode, size
+from foveal.data.problems import problems_from
+from foveal.data.verdicts import in_memory
 
 LIMITS = Limits(max_pixels=1 << 20)
 BUILT = [name for name in FORMATS if name != "AVIF" or features.check("avif")]
@@ -73,6 +75,24 @@ def test_no_program_is_started_for_a_picture(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises(DataError, match="it is EPS"):
         decode(Stored(content=EPS, where="row 0"), LIMITS)
+
+
+def test_an_image_opened_elsewhere_is_not_decoded_by_a_kind_off_the_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def start(*arguments: object, **settings: object) -> None:
+        raise AssertionError(f"started {arguments}")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    row = {"question": "?!", "image": PIL.Image.open(io.BytesIO(EPS)), "answer": "1"}
+    with pytest.raises(DataError, match="rows row 0.* opened as EPS, which is not decoded"):
+        problems_from([row])[0]
+    with pytest.raises(DataError, match="opened as EPS"):
+        in_memory(PIL.Image.open(io.BytesIO(EPS)), where="p", decoded=True)
+    for kind in ("JPEG", "MPO"):
+        opened = PIL.Image.open(io.BytesIO(saved(kind)))
+        assert decode(Stored(content=opened, where="row 0"), LIMITS).size == (8, 6)
+    assert problems_from([{**row, "image": PIL.Image.new("RGB", (8, 6))}])[0].images[0].size == (8, 6)
 
 
 def test_one_place_opens_pictures() -> None:

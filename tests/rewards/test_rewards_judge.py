@@ -108,6 +108,11 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
         time.sleep(0.05)
 
 
+def finished(text: str, reason: str) -> Reply:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
+    return Reply(body=json.dumps({"choices": [choice]}).encode())
+
+
 FAULTS: dict[str, tuple[Callable[[], Reply], str]] = {
     "500": (lambda: Reply(status=500, body=b"oh no \x1b[2J"), r"status 500: oh no \?\[2J"),
     "400": (lambda: Reply(status=400, body=b"bad"), "status 400: bad"),
@@ -125,6 +130,9 @@ FAULTS: dict[str, tuple[Callable[[], Reply], str]] = {
     "garbage": (lambda: Reply("it is not correct"), "states no verdict"),
     "both": (lambda: Reply("Verdict: yes and no"), "states no verdict"),
     "empty": (lambda: Reply(""), "states no verdict"),
+    "cut_off": (lambda: finished("Response: yes\nVerdict: yes", "length"), "cut off .*raise max_tokens"),
+    "withheld": (lambda: finished("Verdict: yes", "content_filter"), "withheld"),
+    "odd_choice": (lambda: Reply(body=b'{"choices": [7]}'), "not that of a chat completion"),
 }
 
 
@@ -149,6 +157,18 @@ def test_what_is_no_verdict_is_a_failure_and_never_a_zero(fault: str) -> None:
         ("yes_no", "thoughts\n\n**Verdict: No.**\n", 0.0),
         ("yes_no", "Incorrect", 0.0),
         ("yes_no", "final verdict = TRUE", 1.0),
+        ("yes_no", "My final grade is: correct", 1.0),
+        ("yes_no", "**Judgement**: no", 0.0),
+        ("yes_no", "Incorrect: true", None),
+        ("yes_no", "Wrong: yes", None),
+        ("yes_no", "Not correct: true", None),
+        ("yes_no", "Response: yes", None),
+        ("yes_no", "<think>\nVerdict: yes", None),
+        ("yes_no", "Verdict: no\n<think>\nor\nVerdict: yes", None),
+        ("yes_no", "<think>\nVerdict: yes\n</think>\n", None),
+        ("yes_no", "<think>\nVerdict: yes\n</think>\nVerdict: no", 0.0),
+        ("yes_no", "It has no <think> tags.\nVerdict: no", 0.0),
+        ("score", "Points lost: 7", None),
         ("yes_no", "yes\nI am not sure", None),
         ("yes_no", "The answer is not correct", None),
         ("score", "Score: 7", 0.7),
@@ -179,13 +199,22 @@ def test_a_reply_is_read_by_its_last_line_alone(parse: str, reply: str, value: f
         assert reward.read(reply) == value
 
 
+def test_a_reply_of_a_megabyte_is_read_at_once() -> None:
+    reward = Judge.model_validate(NOWHERE)
+    for fill in ("\n", " ", "<think>", "</think>", "\n \t"):
+        start = time.monotonic()
+        assert reward.read(fill * (chat.MAX_REPLY_BYTES // len(fill)) + "</think>\nVerdict: no") == 0.0
+        assert time.monotonic() - start < 2.0
+
+
 def test_a_pattern_finds_what_is_read() -> None:
     reward = Judge(
         base_url="http://127.0.0.1:9/v1", model="m", parse="score", pattern=r'"score":\s*([-\d.]+)'
     )
     assert reward.read('{"score": 0.25, "why": "so"}') == 0.25
-    with pytest.raises(TryLater, match="no number"):
-        reward.read("{}")
+    for nothing in ("{}", '<think>{"score": 1}', '<think>{"score": 1}</think>'):
+        with pytest.raises(TryLater, match="no number"):
+            reward.read(nothing)
 
 
 def test_a_judge_that_is_overloaded_is_asked_again_after_the_pause_it_wants() -> None:

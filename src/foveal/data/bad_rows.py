@@ -9,7 +9,7 @@ from foveal.data.errors import DataError
 
 KINDS: Mapping[str, str] = {
     "text": "lines whose text cannot be read",
-    "question": "questions that cannot be read",
+    "question": "questions or options that cannot be read",
     "answer": "answers that are missing or cannot be read",
     "marks": "picture marks that do not match the pictures",
     "no_picture": "rows without a picture",

@@ -19,6 +19,7 @@ _ITEM = re.compile(
     r"""\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,'"\[\]][^,'"\[\]]*))\s*(,|$|(?=['"]))""",
     re.DOTALL,
 )
+_KEY = re.compile(r"""\s*(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"|([^\s,:'"{}]+))\s*:""", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)", re.DOTALL)
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -76,21 +77,69 @@ def list_text(text: str) -> list[str] | None:
     >>> list_text("['a, b', \"it's\", 3]")
     ['a, b', "it's", '3']
     """
+    items = list_items(text)
+    return None if items is None else [part if isinstance(part, str) else json.dumps(part) for part in items]
+
+
+def list_items(text: str) -> list[Any] | None:
+    """What `list_text` gives, with gaps (`None`, `null`, `nan`) as None, and lists and tables of JSON kept.
+
+    >>> list_items("['1', None, '2']")
+    ['1', None, '2']
+    """
     text = text.strip()
     if len(text) > MAX_LIST_TEXT or not (text.startswith("[") and text.endswith("]")):
         return None
     value = json_value(text)
     if isinstance(value, list):
-        return [part if isinstance(part, str) else json.dumps(part) for part in value]
+        return [_scalar(part) for part in value]
     inner, place, items = text[1:-1].strip(), 0, []
     while place < len(inner):
         match = _ITEM.match(inner, place)
         if match is None or match.end() == place:
             return None
-        quoted = match[1] if match[1] is not None else match[2]
-        items.append(match[3].strip() if quoted is None else _ESCAPE.sub(_unescape, quoted))
+        items.append(_written(match[1], match[2], match[3]))
         place = match.end()
     return items
+
+
+def table_items(text: str) -> dict[str, Any] | None:
+    """A table written as text, as JSON or Python do it; None if it is none. Nothing is evaluated.
+
+    >>> table_items("{'A': 'cat', 'B': None}")
+    {'A': 'cat', 'B': None}
+    """
+    text = text.strip()
+    if len(text) > MAX_LIST_TEXT or not (text.startswith("{") and text.endswith("}")):
+        return None
+    value = json_value(text)
+    if isinstance(value, dict):
+        return {str(key): _scalar(part) for key, part in value.items()}
+    inner, place, table = text[1:-1].strip(), 0, {}
+    while place < len(inner):
+        key = _KEY.match(inner, place)
+        item = _ITEM.match(inner, key.end()) if key is not None else None
+        if key is None or item is None or (item[4] == "" and item.end() < len(inner)):
+            return None
+        name = _written(key[1], key[2], key[3])
+        table["None" if name is None else name] = _written(item[1], item[2], item[3])
+        place = item.end()
+    return table
+
+
+def _scalar(part: object) -> object:
+    if part is None or (isinstance(part, float) and part != part):
+        return None
+    return part if isinstance(part, str | list | dict) else json.dumps(part)
+
+
+def _written(single: str | None, double: str | None, bare: str | None) -> str | None:
+    """An item of the grammar; None for a gap."""
+    quoted = single if single is not None else double
+    if quoted is not None:
+        return _ESCAPE.sub(_unescape, quoted)
+    word = (bare or "").strip()
+    return None if word in ("None", "null", "nan", "NaN") else word
 
 
 def _unescape(match: re.Match[str]) -> str:

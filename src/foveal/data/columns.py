@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from foveal.data.bounded import short, well_formed
@@ -14,6 +14,8 @@ MAX_QUESTION = 1_000_000
 """Characters of a question; a prompt of more has no place in any model."""
 MAX_ANSWER = 10_000
 """Characters of an answer: more is a document, not an answer to be compared."""
+MAX_PARTS = 100
+"""Members of a list of answers; people who annotate a picture are ten."""
 MAX_DIGITS = 1_000
 """Digits in a row in an answer; arithmetic on longer numbers takes seconds."""
 MAX_ID = 500
@@ -55,19 +57,32 @@ def question_text(value: object, *, column: str, where: str) -> str:
     return value.strip()
 
 
+def answer_parts(value: object, *, column: str, where: str) -> tuple[str, ...]:
+    """The answers in a cell, each in its first spelling: several where a list has unequal members.
+
+    Annotations are tables with an `answer` each (VQAv2). Raises: DataError as `answer_text`.
+    """
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+        return (answer_text(value, column=column, where=where),)
+    found: dict[str, str] = {}
+    for part in value[:MAX_PARTS]:
+        inner = part.get("answer", part) if isinstance(part, Mapping) else part
+        text = answer_text(inner, column=column, where=where)
+        found.setdefault(text.casefold(), text)
+    return tuple(found.values())
+
+
 def answer_text(value: object, *, column: str, where: str) -> str:
-    """The answer as text: numbers in short form, several parts joined by commas.
+    """The answer as text: numbers in short form, true and false as yes and no.
 
     Raises: DataError when it is empty, not finite, too long, or of another type.
     """
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        parts = [answer_text(part, column=column, where=where) for part in value[:100]]
-        if parts and len({part.casefold() for part in parts}) == 1:
-            return parts[0]
-        if parts:
-            return ", ".join(parts)
-    if isinstance(value, str) and value.strip():
-        return _answer_string(value.strip(), column=column, where=where)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        value = value.strip()
+        if value:
+            return _answer_string(value, column=column, where=where)
     if isinstance(value, Decimal):
         value = int(value) if value == value.to_integral_value() and abs(value) < 10**15 else str(value)
         return answer_text(value, column=column, where=where)
@@ -77,13 +92,13 @@ def answer_text(value: object, *, column: str, where: str) -> str:
         )
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**MAX_DIGITS:
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
         raise DataError(
             f"{where}: {column} is {short(value)}; the most is {MAX_DIGITS} digits", kind="answer"
         )
-    if isinstance(value, int | float) and not isinstance(value, bool) and value == value:
+    if isinstance(value, int | float) and value == value:
         return str(value)
-    if value is None or isinstance(value, str | Sequence) or value != value:
+    if value is None or (isinstance(value, str | Sequence) and not value) or value != value:
         raise DataError(
             f"{where}: {column} is empty; every row needs an answer to be graded by: "
             "fill it in or remove the row",

@@ -146,6 +146,7 @@ def depth_of(top: float) -> int:
 def _open(picture: Stored) -> Image:
     try:
         if isinstance(picture.content, Image):
+            check_kind(picture.content, where=picture.where)
             return picture.content.copy()
         content = _file(picture.content)
         with _OPENING, warnings.catch_warnings():
@@ -163,6 +164,21 @@ def _open(picture: Stored) -> Image:
             f"{picture.where}: not a picture that can be read: {_reason(error)}{_kind_of(picture.content)}; "
             f"expected one of {', '.join(FORMATS)}; convert the file or remove the row"
         ) from error
+
+
+def check_kind(image: Image, *, where: str) -> None:
+    """Raises: DataError for an image in memory that Pillow opened as a kind which is not allowed.
+
+    Opening reads the header alone: the decoder, and what it starts, runs at the first access to the pixels.
+    """
+    kind = image.format
+    # A JPEG file with several pictures is one of MPO to Pillow.
+    if kind is not None and kind not in (*FORMATS, "MPO"):
+        raise DataError(
+            f"{where}: the image in memory was opened as {kind}, which is not decoded; expected one of "
+            f"{', '.join(FORMATS)}, or an image without a format: convert it yourself, if you trust the file",
+            kind="picture",
+        )
 
 
 @cache

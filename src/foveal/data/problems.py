@@ -65,11 +65,12 @@ class DataConfig(DataSource):
     id_column: str | Literal[False] | None = None
     """Column of a unique id; by default the first usual one with few gaps and duplicates, else file and row;
     false for file and row."""
-    choices_column: str | None = None
-    """Column of the options of multiple choice; by default found."""
-    answer_kind: Literal["auto", "text", "index", "index_from_1"] = "auto"
-    """What a number beside options is: the answer itself, or the place of an option counted from 0 or from 1;
-    "auto" decides where only one reading fits the rows. "text" also takes long answers whole."""
+    choices_column: str | Literal[False] | None = None
+    """Column of the options of multiple choice; by default found; false for problems without options."""
+    answer_kind: Literal["auto", "text", "index", "index_from_1", "any", "all"] = "auto"
+    """What a number beside options is: the answer itself ("text"), or the place of an option counted from 0
+    or from 1; "auto" decides where only one reading fits the rows. "text" also takes long answers whole. Of a
+    list of unequal answers: whether any of them is right, or all have to be given."""
     show_options: bool = True
     """Whether options that the question's text lacks are put behind it, one per line."""
     prompt_suffix: str = PROMPT_SUFFIX
@@ -213,7 +214,7 @@ class FileProblems(Sequence[Problem]):
             self.understood,
             where=self._rows.where(place),
             show_options=self._config.show_options,
-            whole_answer=self._config.answer_kind == "text",
+            answer_kind=self._config.answer_kind,
             classes=self._rows.classes,
         )
 
@@ -289,6 +290,9 @@ class FileProblems(Sequence[Problem]):
             if key not in self._own and cell is not None and not is_raw(cell)
         }
         meta.setdefault("source", self._config.path)
+        # Rewards take these two for the options: a cell that is none of the model's must not be there.
+        for name in ("choices", "options"):
+            meta.pop(name, None)
         if fields.options is not None:
             meta["choices"] = fields.options.normal()
         suffix = self._config.prompt_suffix
@@ -354,7 +358,7 @@ def open_data(
     images_column: str | None = None,
     answer_column: str | None = None,
     id_column: str | None = None,
-    choices_column: str | None = None,
+    choices_column: str | Literal[False] | None = None,
     prompt_suffix: str = PROMPT_SUFFIX,
     limit: int | None = None,
 ) -> FileProblems:

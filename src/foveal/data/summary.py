@@ -10,6 +10,8 @@ from typing import Any
 
 from foveal.data.bad_rows import KINDS, counts
 from foveal.data.checks import Findings, Looked
+from foveal.data.layouts.names import DRAWN_QUESTION
+from foveal.data.layouts.options import read_options
 from foveal.types import Problem
 
 NAMED = 5
@@ -45,11 +47,12 @@ def answer_kind(answer: str) -> str:
 
 
 def shows_options(problem: Problem) -> bool:
-    """Whether the question, or a list of choices, says what the letters stand for."""
-    if problem.meta.get("choices"):
+    """Whether the text that the model is asked says what the letters stand for, or the picture does."""
+    text, options = asked(problem), read_options(problem.meta.get("choices"))
+    if options is not None and (options.bare() or DRAWN_QUESTION in text):
         return True
-    labels = {label.upper() for label in _LABEL.findall(asked(problem))}
-    return {"A", "B"} <= labels
+    labels = {label.upper() for label in _LABEL.findall(text)}
+    return {"A", "B"} <= labels or (options is not None and options.shown_in(text))
 
 
 def asked(problem: Problem) -> str:

@@ -18,7 +18,7 @@ import PIL
 from PIL.Image import Image
 
 from foveal.data.errors import DataError
-from foveal.data.pictures import Limits, decode, header
+from foveal.data.pictures import Limits, check_kind, decode, header
 from foveal.data.stored import Stored
 
 CACHE_BYTES = 256 << 20
@@ -129,6 +129,7 @@ def in_memory(image: Image, *, where: str, decoded: bool) -> Seen:
 
     Raises: DataError, when it cannot be.
     """
+    check_kind(image, where=where)
     try:
         made = _digest(image) if decoded else None
     except Exception as error:  # a decoder raises whatever it trips over

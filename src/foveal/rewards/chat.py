@@ -160,12 +160,17 @@ def _without(message: str, key: str | None) -> str:
 
 
 def _text(data: bytes) -> str:
-    """The text of a reply. Raises: TryLater, when it has none."""
+    """The text of a reply. Raises: TryLater, when it has none, or was not written to its end."""
     try:
         reply = json.loads(data)
         content = reply["choices"][0]["message"]["content"]
-    except (ValueError, RecursionError, LookupError, TypeError) as error:
+        finish = reply["choices"][0].get("finish_reason")
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise TryLater(f"the reply is not that of a chat completion ({type(error).__name__})") from None
+    if finish == "length":
+        raise TryLater("the reply was cut off before its end (finish_reason length); raise max_tokens")
+    if finish == "content_filter":
+        raise TryLater("the server withheld the reply (finish_reason content_filter)")
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = "".join(
             part["text"]

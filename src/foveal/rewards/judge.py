@@ -42,10 +42,18 @@ KEPT = 2000
 """Letters at the end of a reply that are remembered with its value."""
 
 _WORDS = {"yes": 1.0, "correct": 1.0, "true": 1.0, "no": 0.0, "incorrect": 0.0, "false": 0.0}
-_LABEL = r"[\s*_#>`]*(?:[A-Za-z][A-Za-z ]{0,39}[:=])?[\s*_`$\"']*"
+_LABEL = (
+    r"[\s*_#>`]*(?:(?:(?:my|the|your) )?(?:final |overall )?"
+    r"(?:verdict|answer|grade|score|judge?ment|rating|decision)(?: is)?[\s*_`]*[:=])?[\s*_`$\"']*"
+)
+"""Words that leave the verdict as it is: behind "Incorrect:" a "yes" would mean no."""
 _VERDICT = re.compile(_LABEL + rf"({'|'.join(_WORDS)})[\s*_`.!\"']*", re.IGNORECASE)
-_SCORE = re.compile(_LABEL + r"([-+]?\d{1,9}(?:\.\d{1,9})?)\s*(?:/\s*(\d{1,9}(?:\.\d{1,9})?))?[\s*_`$.!\"']*")
+_SCORE = re.compile(
+    _LABEL + r"([-+]?\d{1,9}(?:\.\d{1,9})?)\s*(?:/\s*(\d{1,9}(?:\.\d{1,9})?))?[\s*_`$.!\"']*", re.IGNORECASE
+)
 """Whole lines: a word inside of a sentence ("not correct") is no verdict."""
+_THINKING = re.compile(r"^[ \t]*<think(?:ing)?>", re.IGNORECASE | re.MULTILINE)
+_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 
 
 class Judge(Threaded):
@@ -73,8 +81,9 @@ class Judge(Threaded):
     system: str = ""
     """A system message; none by default."""
     parse: Literal["yes_no", "score"] = "yes_no"
-    """What the last line has to be, with or without a label ("Verdict: yes", "Score: 7/10"): a word (yes,
-    correct, true; no, incorrect, false), or a number, which is divided by `scale`."""
+    """What the last line has to be: a word (yes, correct, true; no, incorrect, false), or a number, which is
+    divided by `scale`. A label may stand before it ("Verdict: yes", "Score: 7/10"): verdict, answer, grade,
+    score, judgement, rating or decision. What stands in <think> is not read."""
     pattern: str | None = None
     """A regular expression; the first group of its last match is what `parse` reads, in place of the last
     line."""
@@ -162,7 +171,7 @@ class Judge(Threaded):
 
         Raises: TryLater, when it states none.
         """
-        end = reply.strip()[-READ:]
+        end = _spoken(reply).strip()[-READ:]
         if self.pattern is None:
             said = (end.splitlines() or [""])[-1]
         else:
@@ -171,7 +180,7 @@ class Judge(Threaded):
         match = (_VERDICT if self.parse == "yes_no" else _SCORE).fullmatch(said)
         if match is None:
             wanted = "verdict (yes or no)" if self.parse == "yes_no" else "number"
-            raise TryLater(f"the reply states no {wanted}: {end[-80:]!r}")
+            raise TryLater(f"the reply states no {wanted}: {reply.strip()[-80:]!r}")
         if self.parse == "yes_no":
             return _WORDS[match[1].lower()]
         score, best = float(match[1]), match[2]
@@ -189,6 +198,16 @@ class Judge(Threaded):
                 f"usable key; set it before the run, or leave api_key_env out for a server without one"
             )
         return key
+
+
+def _spoken(reply: str) -> str:
+    """The reply behind the judge's own thoughts; nothing of one that never ends them.
+
+    A verdict inside of thoughts is a draft. A tag inside of a sentence is a quotation.
+    """
+    ends = list(_THOUGHT.finditer(reply))
+    rest = reply[ends[-1].end() :] if ends else reply
+    return "" if _THINKING.search(rest) else rest
 
 
 class Memory:

@@ -77,7 +77,8 @@ class Table:
 def understand(table: Table) -> Understanding:
     """The mapping of a file. Raises: DataError naming the columns found and the one option to set."""
     question = _first(table, QUESTION_RULES) or _no_question(table)
-    choices = _first(table, CHOICES_RULES) or Source(field="choices", kind="none")
+    wanted = () if table.chosen.get("choices") is False else CHOICES_RULES
+    choices = _first(table, wanted) or Source(field="choices", kind="none")
     answer = _first(table, (*ANSWER_RULES, lambda t: _reply(t, question))) or _no_answer(table)
     answer = index_rule(table, answer, choices)
     images = _first(table, (*IMAGE_RULES[:1], lambda t: _in_turns(t, question), *IMAGE_RULES[1:]))
@@ -343,6 +344,14 @@ def _usual_choices(table: Table) -> Source | None:
     return None
 
 
+def _unread_choices(table: Table) -> Source | None:
+    """A column that can hold nothing but options, of which none can be read: each of its rows says so."""
+    column = next((own for name in usual.CHOICES_ALONE if (own := table.own(name)) is not None), None)
+    if column is None or not table.filled(column):
+        return None
+    return Source(field="choices", kind="cell", columns=(column,), reason="a usual name")
+
+
 def _lettered(table: Table) -> Source | None:
     """A column per option: `A`, `B`, `C` (VLMEvalKit), or `option_a`, `choice_A`."""
     for prefix in ("", "option_", "choice_", "option ", "options_"):
@@ -361,7 +370,7 @@ def _lettered(table: Table) -> Source | None:
     return None
 
 
-CHOICES_RULES: tuple[Rule, ...] = (_named_choices, _usual_choices, _lettered)
+CHOICES_RULES: tuple[Rule, ...] = (_named_choices, _usual_choices, _lettered, _unread_choices)
 
 
 def _system(table: Table) -> Source | None:

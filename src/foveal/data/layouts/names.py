@@ -31,6 +31,8 @@ NOT_QUESTION = frozenset(
 """Columns that are never suggested for the question."""
 
 CHOICES = ("choices", "options", "option", "choice", "candidates", "answer_options", "compact_choices")
+CHOICES_ALONE = ("choices", "options", "answer_options")
+"""Of these, the ones that hold nothing else; `choice` or `candidates` may be an answer, or an output."""
 ID = ("id", "problem_id", "question_id", "qid", "uid", "pid", "sample_index", "index", "question number")
 SYSTEM = ("system", "system_prompt")
 HINT = "hint"
