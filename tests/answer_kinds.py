@@ -1004,7 +1004,7 @@ def indices_of_options(rng: random.Random) -> Case:
     other = (n + 1) % 4
     return Case(
         gold=str(n),
-        meta={"choices": colours},
+        meta={"choices": colours, "answer_kind": "index"},
         right=["ABCD"[n], colours[n], f"{'ABCD'[n]}. {colours[n]}", f"({'ABCD'[n]})", str(n)],
         wrong=["ABCD"[other], colours[other], f"{'ABCD'[n]}. {colours[other]}", str(other)],
     )

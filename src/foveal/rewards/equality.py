@@ -9,6 +9,7 @@ equal, kind by kind, and where math-verify and mathruler judge otherwise.
 
 import re
 
+from foveal.rewards.answers.statement import same_text
 from foveal.rewards.answers.text import MAX_LENGTH, clean
 from foveal.rewards.answers.verdict import PLAIN, Asked, alternatives, verdict
 
@@ -38,8 +39,10 @@ def _integer(text: str) -> tuple[bool, str]:
     return text.startswith("-") and bool(digits), digits
 
 
-def equal(gold: str, answer: str) -> float | None:
-    """1.0 or 0.0, by the rules and else by math-verify's comparison; None when the truth cannot be read.
+def equal(gold: str, answer: str) -> float:
+    """1.0 or 0.0, by the rules and else by math-verify's comparison.
+
+    A truth that neither reads is compared as a text, so that an answer is not left out for being another.
 
     May run without end on hostile input: call it in a grading worker.
     """
@@ -47,7 +50,10 @@ def equal(gold: str, answer: str) -> float | None:
     if quick is not None:
         return float(quick)
     found = [by_algebra(truth, answer) for truth in alternatives(gold)]
-    return max((value for value in found if value is not None), default=None)
+    if None not in found:
+        return max(value for value in found if value is not None)
+    by_text = max(float(same_text(truth, answer)) for truth in alternatives(gold))
+    return max([by_text, *(value for value in found if value is not None)])
 
 
 def by_algebra(gold: str, answer: str) -> float | None:
