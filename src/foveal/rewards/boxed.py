@@ -13,8 +13,8 @@ _ONLY_JOINS = re.compile(
     re.IGNORECASE,
 )
 _PLACEHOLDER = re.compile(
-    r"(?:please )?(?:see|refer to|as shown in)(?: the| above| below)* ?(?:figure|image|picture|diagram|solution"
-    r"|explanation|graph|table|text|above|below|attached)s?(?: above| below)?"
+    r"(?:please )?(?:see|refer to|as shown in)(?: the| above| below)* ?(?:figure|image|picture|diagram"
+    r"|solution|explanation|graph|table|text|above|below|attached)s?(?: above| below)?"
     r"|(?:the )?answers? (?:may|will|can|could)? ?vary|varies|answers? not (?:given|available|provided)"
     r"|no answer(?: given| provided)?|not (?:given|available|provided)|to be determined|tbd|nan|null"
     r"|open[- ]ended|略|见解析|见图|如图所示|答案不唯一|无答案",
@@ -57,8 +57,8 @@ def boxes_together(text: str, *, strict: bool = False) -> str | None:
     r"""The last boxes of the answer as one list, where a comma, "and" or nothing joins them; else None.
 
     Between two boxes at most `MAX_GAP` characters may stand, and none that takes the first back ("no",
-    "wait", "then"). Boxes of the reasoning in front of `</think>` do not count. `strict`, for truths: nothing but
-    what joins may stand between, and equal boxes count once.
+    "wait", "then"). Boxes of the reasoning in front of `</think>` do not count. `strict`, for truths: nothing
+    but what joins may stand between, and equal boxes count once.
 
     >>> boxes_together(r"So $\boxed{1}$ apples and $\boxed{-2}$ pears.")
     '1, -2'

@@ -85,7 +85,7 @@ class Choice(Reward):
         said = _short(stated) or ""
         about = asked(problem.question, problem.meta)
         if about.options:
-            found = choice.settle(gold, said, about.options, _same_text)
+            found = choice.settle(gold, said, about.options, _same_text, first=about.first)
         else:
             found = choice.without_options(gold.upper() if len(gold) == 1 else gold, said, letters="A-Z")
         return None if found is None else float(found)

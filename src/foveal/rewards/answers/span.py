@@ -27,7 +27,7 @@ Ends = tuple[str, str]
 def ends(text: str, *, spaced: bool = False) -> Ends | None:
     """Both ends of a range as texts, each with its unit; None where the text is none.
 
-    >>> ends("5-10 years"), ends("from -5 to 5 V"), ends("2019-20"), ends("5 - 3"), ends("2024-03-05")
+    >>> ends("5-10 years"), ends("from -5 to 5 V"), ends("2019-20"), ends("5 - 3"), ends("2x-3")
     (('5 years', '10 years'), ('-5 V', '5 V'), ('2019', '2020'), None, None)
     """
     match = _TIGHT.fullmatch(text) or (_LOOSE.fullmatch(text) if spaced else None)
@@ -47,7 +47,7 @@ def ends(text: str, *, spaced: bool = False) -> Ends | None:
 
 
 def _is_unit(text: str) -> bool:
-    """Whether what stands behind a number can only be its unit; a letter right behind it may be a variable."""
+    """Whether what stands behind a number can only be its unit; a letter glued to it may be a variable."""
     name = text.strip()
     if not name or name[0] in "%°":
         return True

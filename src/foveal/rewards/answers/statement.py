@@ -4,7 +4,10 @@ import re
 
 from foveal.rewards.answers.text import clean
 
-_SIDE = r"((?:\\(?:angle|triangle|overline|odot|vec) ?)?\{? ?[A-Z]{2,4}'? ?\}?|\\(?:angle|triangle) ?(?:[1-9]|[A-Z]))"
+_SIDE = (
+    r"((?:\\(?:angle|triangle|overline|odot|vec) ?)?\{? ?[A-Z]{2,4}'? ?\}?"
+    r"|\\(?:angle|triangle) ?(?:[1-9]|[A-Z]))"
+)
 _RELATION = re.compile(
     rf"{_SIDE} ?(=|\\parallel|\\perp|\\cong|\\sim|//|\u2225|\u22a5|\u224c|\u223d) ?{_SIDE}"
 )
@@ -22,7 +25,7 @@ _NAMES = {
 
 
 def is_sign(text: str) -> bool:
-    """Whether a text is a sign, or a grade, an ion or a bound that no formula holds: `<`, `A+`, `C++`, `>50%`.
+    """Whether a text is a sign, a grade, an ion or a bound that no formula holds, or Chinese.
 
     >>> is_sign(">"), is_sign("C++"), is_sign("Na+"), is_sign(">50%"), is_sign("x>3")
     (True, True, True, True, False)

@@ -30,7 +30,8 @@ _LEAD = re.compile(
 )
 _PERCENT_ASKED = re.compile(
     r"(?<![A-Za-z])(?:what|which|how|many|much|find|calculate|determine|compute|give|state|express|expressed"
-    r"|write|answer|as|in|to|by)(?: [A-Za-z]+){0,3} (?:%|percent|per cent)|百分之(?:几|多少)|百分比|百分率|百分数",
+    r"|write|answer|as|in|to|by)(?: [A-Za-z]+){0,3} (?:%|percent|per cent)"
+    r"|百分之(?:几|多少)|百分比|百分率|百分数",
     re.IGNORECASE,
 )
 """What is asked for: a percentage that the question tells has its number in front of the sign."""
@@ -58,8 +59,8 @@ def asked(question: str, meta: Mapping[str, Any]) -> Asked:
     """Options, unit, precision and percent sign of a problem.
 
     `meta` may hold `choices` or `options`, `unit`, and `precision` (decimal places, for answers that are
-    decimal: `answer_type` "float", or not given). `answer_kind` "index" or "index_from_1" says that the truth is
-    the number of an option.
+    decimal: `answer_type` "float", or not given). `answer_kind` "index" or "index_from_1" says
+    that the truth is the number of an option.
     """
     choices: object = meta.get("choices")
     if choices is None or choices == [] or choices == {}:
