@@ -11,7 +11,8 @@ import re
 
 from foveal.rewards.answers.statement import same_text
 from foveal.rewards.answers.text import MAX_LENGTH, clean
-from foveal.rewards.answers.verdict import PLAIN, Asked, alternatives, verdict
+from foveal.rewards.answers.verdict import PLAIN, Asked, alternatives, prepared, verdict
+from foveal.rewards.answers.words import same_words
 
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|log|ln|max|min|mod)[A-Za-z]{2,}|%")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -52,8 +53,14 @@ def equal(gold: str, answer: str) -> float:
     found = [by_algebra(truth, answer) for truth in alternatives(gold)]
     if None not in found:
         return max(value for value in found if value is not None)
-    by_text = max(float(same_text(truth, answer)) for truth in alternatives(gold))
+    by_text = max(float(_same_text(truth, answer)) for truth in alternatives(gold))
     return max([by_text, *(value for value in found if value is not None)])
+
+
+def _same_text(gold: str, answer: str) -> bool:
+    if same_text(gold, answer):
+        return True
+    return "\\" not in gold and "\\" not in answer and same_words(prepared(gold), prepared(answer))
 
 
 def by_algebra(gold: str, answer: str) -> float | None:

@@ -11,7 +11,7 @@ from foveal.rewards.answers.value import TooHard
 _MONEY = r"(?:[$€£¥₹] ?)?"
 _NUMBER = r"\d{1,12}(?:,\d{3}){0,4}(?:\.\d{1,12})?"
 _UNIT = r"(?: ?(?:%|°[CF]?|[A-Za-zμΩ\u4e00-\u9fff][A-Za-zμΩ0-9/^ .\u4e00-\u9fff-]{0,30}))?"
-_SHORT_UNIT = r"(?: ?(?:%|°[CF]?|[A-Za-zμΩ]{1,12}))?"
+_SHORT_UNIT = r"(?: ?(?:%|°[CF]?|[A-Za-zμΩ]{1,12}(?:/[A-Za-z]{1,8})?))?"
 _TIGHT = re.compile(rf"({_MONEY})({_NUMBER})({_SHORT_UNIT})[-~]({_MONEY})({_NUMBER})({_UNIT})")
 _WORDED = re.compile(
     rf"(?:from |between )?({_MONEY}-?)({_NUMBER})({_SHORT_UNIT})(?: (?:to|and|through|until) | ?[~至到] ?)"
@@ -21,6 +21,7 @@ _WORDED = re.compile(
 _BARE_AND = re.compile(rf"{_MONEY}-?{_NUMBER}[^a-z]* and ", re.IGNORECASE)
 _LOOSE = re.compile(rf"({_MONEY})({_NUMBER})({_SHORT_UNIT}) - ({_MONEY})({_NUMBER})({_UNIT})")
 
+MAX_RANGES = 20
 Ends = tuple[str, str]
 
 
@@ -67,7 +68,7 @@ def same_span(gold: str, answer: str, terms: Terms = NO_TERMS) -> bool | None:
     """
     one = ends(gold)
     if one is None:
-        return None
+        return _same_list(gold, answer, terms)
     two = ends(answer, spaced=True)
     ratio = re.fullmatch(r"\d+ to \d+", gold) is not None
     if two is None:
@@ -75,6 +76,18 @@ def same_span(gold: str, answer: str, terms: Terms = NO_TERMS) -> bool | None:
     if ratio and re.fullmatch(r"\d+ to \d+", answer):
         return None
     return all(_same_end(left, right, terms) for left, right in zip(one, two, strict=True))
+
+
+def _same_list(gold: str, answer: str, terms: Terms) -> bool | None:
+    """`1-2, 3-4` in the same order; None where the truth is no list of ranges."""
+    golds, answers = (re.split(r", |; ", text) for text in (gold, answer))
+    if len(golds) < 2 or len(golds) > MAX_RANGES or not all(_TIGHT.fullmatch(part) for part in golds):
+        return None
+    if not all(is_span(part) for part in golds):
+        return None
+    return len(golds) == len(answers) and all(
+        same_span(left, right, terms) is True for left, right in zip(golds, answers, strict=True)
+    )
 
 
 def _same_end(gold: str, answer: str, terms: Terms) -> bool:

@@ -151,9 +151,18 @@ def prepared(text: str) -> str:
     return rewritten(western(text[lead.end() :] if lead is not None else text))
 
 
+def same_option(one: str, two: str, terms: Terms = NO_TERMS) -> bool:
+    """Whether a prepared text says what an option's text says."""
+    for rule in (same_figure, same_date, same_clock):
+        found = rule(one, two)
+        if found is not None:
+            return found
+    return by_value(one, two, Asked(terms=terms)) is True
+
+
 def _by_options(truth: str, said: str, about: Asked) -> bool | None:
     def same_text(one: str, two: str) -> bool:
-        return by_value(one, two, Asked(terms=about.terms)) is True
+        return same_option(one, two, about.terms)
 
     return choice.settle(truth, said, about.options, same_text, first=about.first)
 

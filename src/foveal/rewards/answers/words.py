@@ -71,9 +71,9 @@ def plain_words(text: str) -> str:
     >>> plain_words("The Blue-green one!"), plain_words("by -2.5 V."), plain_words("x-y")
     ('blue green one', 'by -2.5 v', 'x-y')
     """
-    text = _ARTICLE.sub("", text.casefold().strip(), count=1)
     text = _DROPPED.sub("", _ABBREVIATED.sub(" ", text))
-    text = " ".join(_BETWEEN.sub(_between, text).split()).strip(" ,;:")
+    text = _ARTICLE.sub("", _BETWEEN.sub(_between, text).casefold().strip(), count=1)
+    text = " ".join(text.split()).strip(" ,;:")
     if text.startswith("(") and text.endswith(")") and not any(sign.isdigit() for sign in text):
         text = text[1:-1].strip()
     text = text.replace(" ,", ",")
@@ -94,7 +94,10 @@ def _between(found: re.Match[str]) -> str:
 
 
 def _is_word(text: str, at: int) -> bool:
-    return (len(text) == _LONG and text.isalpha()) or ord(text[at]) > 0x2E7F
+    """Whether the letters on one side of a sign are a word: three of them, or two that are not `AB`."""
+    near = text[-2:] if at else text[:2]
+    short = len(near) == 2 and near.isalpha() and not near.isupper()
+    return short or (len(text) == _LONG and text.isalpha()) or ord(text[at]) > 0x2E7F
 
 
 def truth_values(gold: str, answer: str) -> bool | None:
