@@ -1004,7 +1004,7 @@ def indices_of_options(rng: random.Random) -> Case:
     other = (n + 1) % 4
     return Case(
         gold=str(n),
-        meta={"choices": colours},
+        meta={"choices": colours, "answer_kind": "index"},
         right=["ABCD"[n], colours[n], f"{'ABCD'[n]}. {colours[n]}", f"({'ABCD'[n]})", str(n)],
         wrong=["ABCD"[other], colours[other], f"{'ABCD'[n]}. {colours[other]}", str(other)],
     )
@@ -1079,4 +1079,71 @@ def units_in_a_column(rng: random.Random) -> Case:
         meta={"unit": "cm", "precision": None},
         right=[str(n), f"{n} cm", f"{n * 10} mm", f"{n}\\text{{ cm}}"],
         wrong=[f"{n} m", f"{n} kg", str(n + 1), f"{n * 10} cm", f"{n} cm^2"],
+    )
+
+
+DASHES = "-\u2013"
+
+
+@kind
+def ranges(rng: random.Random) -> Case:
+    low = rng.randint(1, 2020)
+    high = low + rng.randint(1, 90)
+    unit = rng.choice(["", " years", " mg", "%", " km/h"])
+    return Case(
+        gold=f"{low}{rng.choice(DASHES)}{high}{unit}",
+        right=[
+            f"{low} to {high}{unit}",
+            f"{low} - {high}{unit}",
+            f"{low}\u2013{high}",
+            f"from {low} to {high}{unit}",
+            f"between {low} and {high}{unit}",
+        ],
+        wrong=[
+            f"{low - high}{unit}",
+            str(high - low),
+            f"{low}-{high + 1}{unit}",
+            f"{low + 1}-{high}{unit}",
+            f"{high}-{low}{unit}",
+            f"{low}{unit}",
+            f"{low}-{high} s",
+        ]
+        if unit
+        else [str(low - high), f"{low + 1}-{high}", f"{low}-{high + 1}", f"{high}-{low}", f"{low}, {high}"],
+    )
+
+
+@kind
+def options_that_differ_by_a_sign_or_a_point(rng: random.Random) -> Case:
+    n = rng.randint(11, 98)
+    texts = rng.sample(
+        [f"{n}", f"-{n}", f"{n // 10}.{n % 10}", f"\\frac{{1}}{{{n}}}", f"{n + 1}\\%", f"({n}, -1)"], 4
+    )
+    right = rng.randint(0, 3)
+    letter, text = "ABCD"[right], texts[right]
+    others = [other for other in texts if other != text]
+    return Case(
+        gold=rng.choice([letter, f"{letter}. {text}"]),
+        meta={"choices": texts},
+        right=[letter, text, f"{letter}. {text}", f"({letter}) {text}", f"${text}$"],
+        wrong=[*others, *(f"{letter}. {other}" for other in others), f"-{text}", f"{letter}. -{text}"]
+        if not text.startswith("-") and f"-{text}" not in texts
+        else [*others, *(f"{letter}. {other}" for other in others)],
+    )
+
+
+@kind
+def sentences_with_numbers(rng: random.Random) -> Case:
+    n = rng.randint(11, 98)
+    value = f"{n // 10}.{n % 10}"
+    form = rng.choice(
+        ["It increases by {} units", "from {} to 99 volts", "Figure {} of the book", "version {}"]
+    )
+    return Case(
+        gold=form.format(value),
+        right=[form.format(value).lower(), form.format(value) + "."],
+        wrong=[
+            form.format(other)
+            for other in (str(n), f"-{value}", f"{value}1", f"{n // 10}", f"{n // 10} {n % 10}")
+        ],
     )

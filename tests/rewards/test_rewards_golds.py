@@ -56,6 +56,23 @@ def test_a_run_in_which_no_gold_can_be_graded_is_refused_and_names_some() -> Non
         found.require()
 
 
+@pytest.mark.parametrize(
+    "gold", ["see the figure above", "Answers may vary", "____", "?", "\u2014", "N.A. - \\boxed{?}"]
+)
+def test_a_gold_that_states_nothing_is_not_right_for_being_the_same_text(gold: str) -> None:
+    found = report([gold, gold], Boxed())
+    assert (found.right, found.ungradable) == (0, 2)
+    with pytest.raises(ConfigError, match=r"name the column of the true answer \(data\.answer_column\)"):
+        found.require()
+
+
+@pytest.mark.parametrize(
+    "gold", ["3\u5c0f\u65f620\u5206", "AB \\parallel CD", "<5", ">", "C++", "A+", "Na+", ">50%", "10+", "O-"]
+)
+def test_golds_that_no_formula_holds_are_right_as_they_are_written(gold: str) -> None:
+    assert report([gold], Boxed()).right == 1
+
+
 def test_a_sample_is_the_same_each_time_and_no_larger_than_asked() -> None:
     answers = ["x"] * 50
     first, second = (report(answers, Number(), sample=10) for _ in range(2))
@@ -165,7 +182,7 @@ def test_a_run_that_cannot_be_graded_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Public case: the reward `choice` over golds that name no option."""
-    (tmp_path / "rows.jsonl").write_text('{"question": "Which?", "answer": "!?"}\n' * 2)
+    (tmp_path / "rows.jsonl").write_text('{"question": "Which?", "answer": "a brown dog"}\n' * 2)
     words = [
         "objective={type='grpo'}",
         "rewards=[{type='choice'}]",

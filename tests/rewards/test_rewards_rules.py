@@ -117,10 +117,17 @@ def test_boxed_judges_by_value(gold: str, answer: str, right: bool) -> None:
     assert Boxed()(problem(gold), boxed(answer)) == float(right)
 
 
-@pytest.mark.parametrize("gold", ["\\begin{tikz} \\foo", "!!", "?"])
+@pytest.mark.parametrize("gold", ["\\begin{tikz} \\foo", "\\foo_3(7)", "Na_2+"])
 def test_a_truth_that_cannot_be_parsed_is_right_only_as_the_same_string(gold: str) -> None:
+    """Another answer is wrong, not left out: it would leave the group of which the right one stays."""
     assert Boxed()(problem(gold), boxed(gold)) == 1.0
     for answer in ("3", "x", "\\frac{1}{2}", "@@", "#"):
+        assert Boxed()(problem(gold), boxed(answer)) == 0.0
+
+
+@pytest.mark.parametrize("gold", ["!!", "?", "____", "\u2014", "Answers may vary."])
+def test_a_truth_that_states_nothing_is_never_graded(gold: str) -> None:
+    for answer in (gold, "3", "x"):
         assert Boxed()(problem(gold), boxed(answer)) is None
 
 

@@ -7,6 +7,20 @@ _TAKEN_BACK = re.compile(
     r"(?<![A-Za-z])(?:no|not|wait|but|then|instead|actually|or rather|wrong)(?![A-Za-z])|\n\s*\n", re.I
 )
 _JOINER = re.compile(r"[,;、和与&]|(?<![A-Za-z])(?:and|or)(?![A-Za-z])|\\q?quad")
+_ONLY_JOINS = re.compile(
+    r"(?:[$ \\\n()\[\],;、和与及或&]|\\text ?\{ ?(?:and|or|,) ?\}|(?<![A-Za-z])(?:and|or|q?quad)(?![A-Za-z])"
+    r"|(?<![A-Za-z])[a-zA-Z](?:_\{?\d\}?)? ?= ?)*+",
+    re.IGNORECASE,
+)
+_PLACEHOLDER = re.compile(
+    r"(?:please )?(?:see|refer to|as shown in)(?: the| above| below)* ?(?:figure|image|picture|diagram"
+    r"|solution|explanation|graph|table|text|above|below|attached)s?(?: above| below)?"
+    r"|(?:the )?answers? (?:may|will|can|could)? ?vary|varies|answers? not (?:given|available|provided)"
+    r"|no answer(?: given| provided)?|not (?:given|available|provided)|to be determined|tbd|nan|null"
+    r"|open[- ]ended|略|见解析|见图|如图所示|答案不唯一|无答案",
+    re.IGNORECASE,
+)
+_SAYS = re.compile(r"[^\W_]|[<>=+×√✓✗≥≤≠∅∞①-⑳]|\\[a-zA-Z]|\{ ?\\?\}")
 _CLOSING = re.compile(
     r"(?:^|[.;,] ?|\s)(?:the |final |correct )*(?:answer|答案)(?: ?is| ?为| ?是|:|：)+ ?:? ?(.{1,200})$",
     re.IGNORECASE,
@@ -39,11 +53,12 @@ def last_boxed(text: str) -> str | None:
     return None if not found else text[found[-1][0] : found[-1][1]].strip()
 
 
-def boxes_together(text: str) -> str | None:
+def boxes_together(text: str, *, strict: bool = False) -> str | None:
     r"""The last boxes of the answer as one list, where a comma, "and" or nothing joins them; else None.
 
     Between two boxes at most `MAX_GAP` characters may stand, and none that takes the first back ("no",
-    "wait", "then"). Boxes of the reasoning in front of `</think>` do not count.
+    "wait", "then"). Boxes of the reasoning in front of `</think>` do not count. `strict`, for truths: nothing
+    but what joins may stand between, and equal boxes count once.
 
     >>> boxes_together(r"So $\boxed{1}$ apples and $\boxed{-2}$ pears.")
     '1, -2'
@@ -53,10 +68,16 @@ def boxes_together(text: str) -> str | None:
     kept = found[-1:]
     for start, end in reversed(found[:-1]):
         gap = text[end + 1 : kept[0][0]]
-        if len(gap) > MAX_GAP + len("\\boxed{") or not _joins(gap.rpartition("\\boxed")[0]):
+        between = gap.rpartition("\\boxed")[0]
+        if len(gap) > MAX_GAP + len("\\boxed{") or not _joins(between):
+            break
+        if strict and _ONLY_JOINS.fullmatch(between) is None:
             break
         kept.insert(0, (start, end))
-    return ", ".join(text[start:end].strip() for start, end in kept) if 1 < len(kept) <= MAX_BOXES else None
+    if not 1 < len(kept) <= MAX_BOXES:
+        return None
+    found_texts = [text[start:end].strip() for start, end in kept]
+    return ", ".join(dict.fromkeys(found_texts) if strict else found_texts)
 
 
 def _joins(gap: str) -> bool:
@@ -100,8 +121,8 @@ def reduce_gold(text: str) -> str | None:
         return None
     rest = (text.rpartition("</think>")[2] if tagged is None else tagged).strip()
     if "\\boxed" in rest:
-        found = boxes_together(rest) or last_boxed(rest)
-        return found or None
+        found = boxes_together(rest, strict=True) or last_boxed(rest)
+        return found if found and states_answer(found) else None
     if "####" in rest:
         rest = rest.rpartition("####")[2].strip()
     line = rest.splitlines()[-1].strip(" *") if rest else ""
@@ -109,7 +130,17 @@ def reduce_gold(text: str) -> str | None:
     if match is not None:
         rest = match[1].strip(" *").removesuffix(".")
     rest = _unwrapped(rest)
-    return rest if rest and not _is_solution(rest) else None
+    return rest if rest and not _is_solution(rest) and states_answer(rest) else None
+
+
+def states_answer(text: str) -> bool:
+    """Whether a text says anything that an answer can be equal to: no blank, mark or remark in its place.
+
+    >>> [states_answer(text) for text in ("7", ">", "____", "?", "Answers may vary.", "see the figure above")]
+    [True, True, False, False, False, False]
+    """
+    text = text.strip()
+    return _SAYS.search(text) is not None and _PLACEHOLDER.fullmatch(text.strip(" .()[]")) is None
 
 
 def _tagged(text: str) -> str | None:

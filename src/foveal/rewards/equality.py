@@ -9,8 +9,10 @@ equal, kind by kind, and where math-verify and mathruler judge otherwise.
 
 import re
 
+from foveal.rewards.answers.statement import same_text
 from foveal.rewards.answers.text import MAX_LENGTH, clean
-from foveal.rewards.answers.verdict import PLAIN, Asked, alternatives, verdict
+from foveal.rewards.answers.verdict import PLAIN, Asked, alternatives, prepared, verdict
+from foveal.rewards.answers.words import same_words
 
 _WORD = re.compile(r"(?<![\\A-Za-z])(?!sin|cos|tan|log|ln|max|min|mod)[A-Za-z]{2,}|%")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
@@ -38,8 +40,10 @@ def _integer(text: str) -> tuple[bool, str]:
     return text.startswith("-") and bool(digits), digits
 
 
-def equal(gold: str, answer: str) -> float | None:
-    """1.0 or 0.0, by the rules and else by math-verify's comparison; None when the truth cannot be read.
+def equal(gold: str, answer: str) -> float:
+    """1.0 or 0.0, by the rules and else by math-verify's comparison.
+
+    A truth that neither reads is compared as a text, so that an answer is not left out for being another.
 
     May run without end on hostile input: call it in a grading worker.
     """
@@ -47,7 +51,16 @@ def equal(gold: str, answer: str) -> float | None:
     if quick is not None:
         return float(quick)
     found = [by_algebra(truth, answer) for truth in alternatives(gold)]
-    return max((value for value in found if value is not None), default=None)
+    if None not in found:
+        return max(value for value in found if value is not None)
+    by_text = max(float(_same_text(truth, answer)) for truth in alternatives(gold))
+    return max([by_text, *(value for value in found if value is not None)])
+
+
+def _same_text(gold: str, answer: str) -> bool:
+    if same_text(gold, answer):
+        return True
+    return "\\" not in gold and "\\" not in answer and same_words(prepared(gold), prepared(answer))
 
 
 def by_algebra(gold: str, answer: str) -> float | None:

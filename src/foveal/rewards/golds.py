@@ -107,8 +107,8 @@ class GoldReport:
         shown = "; ".join(_row(bad) for bad in self.bad[:SHOWN])
         raise ConfigError(
             f"none of the {self.checked} golds can be graded by {', '.join(self.rewards)}: {shown}; choose a "
-            f"reward that reads such answers ([[rewards]] type), name the column of the true answer (data."
-            f"answer), or set grading.check_golds = 0 to train all the same"
+            f"reward that reads such answers ([[rewards]] type), name the column of the true answer "
+            f"(data.answer_column), or set grading.check_golds = 0 to train all the same"
         )
 
 

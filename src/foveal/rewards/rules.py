@@ -13,7 +13,7 @@ from pydantic import Field
 from foveal.rewards.answers import choice
 from foveal.rewards.answers.number import Within, within
 from foveal.rewards.answers.text import MAX_LENGTH
-from foveal.rewards.answers.verdict import Asked, asked, by_value, prepared
+from foveal.rewards.answers.verdict import asked, prepared, same_option
 from foveal.rewards.boxed import boxes_together, last_boxed, reduce_gold, statement
 from foveal.rewards.equality import compare_quickly, equal
 from foveal.rewards.layout import thinks_then_boxes
@@ -85,7 +85,7 @@ class Choice(Reward):
         said = _short(stated) or ""
         about = asked(problem.question, problem.meta)
         if about.options:
-            found = choice.settle(gold, said, about.options, _same_text)
+            found = choice.settle(gold, said, about.options, same_option, first=about.first)
         else:
             found = choice.without_options(gold.upper() if len(gold) == 1 else gold, said, letters="A-Z")
         return None if found is None else float(found)
@@ -97,10 +97,6 @@ class Choice(Reward):
 
 def _short(text: str | None) -> str | None:
     return prepared(text) if text is not None and len(text) <= MAX_LENGTH else None
-
-
-def _same_text(one: str, two: str) -> bool:
-    return by_value(one, two, Asked()) is True
 
 
 class Number(Reward):

@@ -3,7 +3,7 @@
 import re
 
 _LEAD = re.compile(
-    r"(?:(?:最终|正确)?答案?(?:是|为|选)?|故?(?:应?选择?)|所以|因此|等于|约为?|大约)+ ?[:：]? ?"
+    r"(?:(?:最终|正确)?答案?(?:是|为|选)?|故?(?:应?选(?:择|项)?)|所以|因此|等于|约为?|大约)+ ?[:：]? ?"
 )
 _UNITS = {
     "平方千米": "km^2", "平方公里": "km^2", "平方厘米": "cm^2", "平方分米": "dm^2", "平方毫米": "mm^2",
@@ -26,6 +26,10 @@ _DIGITS = {sign: n for n, sign in enumerate("零一二三四五六七八九")} |
 _STEPS = {"十": 10, "百": 100, "千": 1000}
 _IDEOGRAPH = re.compile("[\u4e00-\u9fff]")
 _PARTS = re.compile("([一二两三四五六七八九十百]{1,7})(分之)([一二两三四五六七八九十百]{1,7})")
+_ITEM = re.compile("([A-H])选?项")
+_NEGATIVE = re.compile("^负 ?(?=[0-9零一二两三四五六七八九十百])")
+_TENTHS = re.compile("^([一二三四五六七八九])成$")
+_HOURS = re.compile("^([0-9]{1,4}) ?(?:个?小时|时) ?([0-9]{1,2}) ?(?:分钟|分)$")
 _FRACTION = re.compile("([0-9]{1,9})分之([0-9]{1,9})")
 
 
@@ -45,6 +49,12 @@ def western(text: str) -> str:
     lead = _LEAD.match(text)
     if lead is not None and lead.end() < len(text):
         text = text[lead.end() :].strip()
+    text = _ITEM.sub(r"\1", text)
+    text = _NEGATIVE.sub("-", text)
+    if text.startswith("-"):
+        return f"-{western(text[1:].strip())}"
+    text = _TENTHS.sub(lambda found: f"{_DIGITS[found[1]]}0%", text)
+    text = _HOURS.sub(r"\1 hours \2 minutes", text)
     text = _numerals(_PARTS.sub(lambda found: "".join(_digits(found, n) for n in (1, 2, 3)), text))
     text = re.sub("(?:百|100)分之([0-9.]+)", r"\1%", text)
     text = _FRACTION.sub(r"\2/\1", text)

@@ -27,6 +27,12 @@ _ANOTHER = re.compile(
     r"(?<![A-Za-z])[(\[]?[A-H][.:)\]]|^[(\[]?[A-Za-z][)\]]?$"
     r"|(?<![A-Za-z])(?:or|and|not) [(\[]?[A-H](?![A-Za-z])"
 )
+_PERCENT = re.compile(r"%|percent|per cent|百分", re.IGNORECASE)
+_SPELLED = re.compile(r"[^0-9\\^=+<>~$%*|{}]+")
+_BESIDE = re.compile(r"(?:[^\W\d_]|[ ,;:.()']|(?<=[^\W\d_])-(?=[^\W\d_]))*")
+_DENIED = re.compile(r"(?<![a-z])(?:not|no|never|isnt|wrong|false|incorrect)(?![a-z])")
+_BRACKETED = re.compile(r"[(\[] ?([A-H]) ?[)\]]")
+_GIVEN = re.compile(r"[(\[]?[A-Za-z][)\]]? ?=")
 _INDEX = re.compile(r"[0-9]{1,2}")
 
 Options = Mapping[str, str]
@@ -78,10 +84,15 @@ def chosen(stated: str, among: Options, same: SameText) -> frozenset[str] | None
     """
     if not among:
         return letters_alone(stated)
+    exact = [letter for letter, text in among.items() if text == stated]
+    if len(exact) == 1:
+        return frozenset(exact)
     labelled = _LABELLED.fullmatch(stated)
     if labelled is not None and labelled[1].upper() not in among:
         labelled = None
-    by_text = _by_text(stated, among, same) if labelled is None else None
+    # `a - b` may be an option; `B. 5` and `B = 5` name a letter first.
+    whole = labelled is None or stated[labelled.end(1) :].lstrip().startswith("-")
+    by_text = _by_text(stated, among, same) if whole else None
     if by_text is not None:
         return frozenset((by_text,))
     letter = _one_letter(stated)
@@ -92,8 +103,8 @@ def chosen(stated: str, among: Options, same: SameText) -> frozenset[str] | None
         by_text = _by_text(rest, among, same)
         if by_text == letter or (by_text is None and _holds(rest, letter, among)):
             return frozenset((letter,))
-    if _LETTERS.fullmatch(stated):
-        found = frozenset(sign for sign in stated if sign in string.ascii_uppercase)
+    found = _letters(stated)
+    if found is not None:
         return found if found <= set(among) else None
     return _several(stated, among, same)
 
@@ -121,44 +132,67 @@ def letters_alone(stated: str) -> frozenset[str] | None:
     letter = _one_letter(stated)
     if letter is not None:
         return frozenset((letter,))
-    return frozenset(s for s in stated if s in string.ascii_uppercase) if _LETTERS.fullmatch(stated) else None
+    return _letters(stated)
+
+
+def _letters(stated: str) -> frozenset[str] | None:
+    """Several letters, each in brackets or not: `A, C`, `CA`, `(A), (C)`."""
+    stated = _BRACKETED.sub(r"\1", stated)
+    if _LETTERS.fullmatch(stated) is None or stated.isalpha() and len(set(stated)) != len(stated):
+        return None
+    return frozenset(sign for sign in stated if sign in string.ascii_uppercase)
 
 
 def _by_text(stated: str, among: Options, same: SameText) -> str | None:
-    """The only option whose text this is: to the letter, else in value."""
-    words = plain_words(stated)
+    """The only option whose text this is: to the letter, else in value, else in words."""
+    exact = [letter for letter, text in among.items() if text and text == stated]
+    if exact or _LETTER.fullmatch(stated):
+        return exact[0] if len(exact) == 1 else None
+    percent = _PERCENT.search(stated) is not None
     found = [
-        letter for letter, text in among.items() if text and (text == stated or plain_words(text) == words)
+        letter
+        for letter, text in among.items()
+        if text and (not percent or _PERCENT.search(text)) and same(text, stated)
     ]
-    if not found and not _LETTER.fullmatch(stated):
-        found = [letter for letter, text in among.items() if text and same(text, stated)]
+    if not found and _SPELLED.fullmatch(stated):
+        words = plain_words(stated)
+        found = [
+            letter
+            for letter, text in among.items()
+            if _SPELLED.fullmatch(text) and plain_words(text) == words
+        ]
     return found[0] if len(found) == 1 else None
 
 
 def _holds(rest: str, letter: str, among: Options) -> bool:
-    """Whether a text behind a letter holds that option's words and no other's."""
+    """Whether a text behind a letter holds that option's words and no other's, and beside them only words."""
     words = f" {plain_words(rest)} "
-    held = [name for name, text in among.items() if text and f" {plain_words(text)} " in words]
-    return held == [letter]
+    held = {name: f" {plain_words(text)} " for name, text in among.items() if text}
+    held = {name: text for name, text in held.items() if text in words}
+    if list(held) != [letter]:
+        return False
+    beside = words.replace(held[letter], " ", 1)
+    return _BESIDE.fullmatch(beside) is not None and not _DENIED.search(beside)
 
 
-def by_index(stated: str, among: Options) -> frozenset[str] | None:
-    """The option at a place counted from 0, as class labels are stored."""
-    if _INDEX.fullmatch(stated) and int(stated) < len(among):
-        return frozenset((list(among)[int(stated)],))
-    return None
+def by_index(stated: str, among: Options, first: int) -> frozenset[str] | None:
+    """The option at a place counted from `first`, as class labels are stored."""
+    place = int(stated) - first if _INDEX.fullmatch(stated) else -1
+    return frozenset((list(among)[place],)) if 0 <= place < len(among) else None
 
 
-def settle(gold: str, answer: str, among: Options, same: SameText) -> bool | None:
+def settle(
+    gold: str, answer: str, among: Options, same: SameText, *, first: int | None = None
+) -> bool | None:
     """The verdict on a truth that is one of the options, or several; None when it is none of them.
 
-    An index counts as a truth, and as an answer to the same index.
+    An index counts as a truth where the problem says so: `first` is what the first option is called. It then
+    counts as an answer to the same index.
     """
-    right = chosen(gold, among, same)
-    if right is None:
-        right = by_index(gold, among)
-        if right is not None and gold == answer:
-            return True
+    right = by_index(gold, among, first) if first is not None else None
+    if right is not None and gold == answer:
+        return True
+    right = chosen(gold, among, same) if right is None else right
     return None if right is None else chosen(answer, among, same) == right
 
 
@@ -169,9 +203,7 @@ def without_options(gold: str, answer: str, *, letters: str = "A-J") -> bool | N
     """
     several = frozenset(sign for sign in gold if sign in string.ascii_uppercase)
     if len(gold) > 1 and _LETTERS.fullmatch(gold) and "".join(sorted(several)) == re.sub("[^A-H]", "", gold):
-        if not answer.isalpha():
-            return letters_alone(answer) == several
-        return answer == "".join(sorted(several))
+        return letters_alone(answer) == several
     match = re.fullmatch(
         rf"\(?([{letters}])\)?|\(([{letters}])\) ?(.+)|([{letters}])(?:[.:] |\.(?=[^A-Za-z ]))(.+)", gold
     )
@@ -181,6 +213,8 @@ def without_options(gold: str, answer: str, *, letters: str = "A-J") -> bool | N
     named = _one_letter(answer)
     if named is not None:
         return named == letter
+    if not rest and _GIVEN.match(answer):  # `C = 5` gives a value to C
+        return False
     said = _LABELLED.fullmatch(answer)
     if said is None or not said[1].isupper():
         return bool(rest) and plain_words(answer) == plain_words(rest)

@@ -80,7 +80,7 @@ def _date(year: int, month: int, day: int) -> Date | None:
 
 def read_clock(text: str) -> Clock | None:
     """The time of day that a text names; a bare `3:45` may also be a ratio, and is not `marked`."""
-    match = _CHINESE_CLOCK.fullmatch(text)
+    match = _CHINESE_CLOCK.fullmatch(re.sub(r"^([上下]午|晚上) ?(\d{1,2}):(\d{2})$", r"\1\2点\3分", text))
     if match is not None:
         half = {"上午": "am", "下午": "pm", "晚上": "pm"}.get(match["half"] or "", "")
         minute = 30 if match["thirty"] else int(match["minute"] or 0)

@@ -6,6 +6,7 @@ from fractions import Fraction
 from foveal.rewards.answers.reading import readings
 from foveal.rewards.answers.sameness import same_scalar
 from foveal.rewards.answers.senses import Scalar
+from foveal.rewards.answers.span import is_span
 from foveal.rewards.answers.value import Number, TooHard, as_real, constant, variables
 
 
@@ -26,7 +27,7 @@ def numbers(text: str) -> tuple[Scalar, ...]:
 
 def within(gold: str, answer: str, bounds: Within) -> bool | None:
     """Whether the answer is a number as near to the truth as the bounds allow; None if the truth is none."""
-    golds = numbers(gold)
+    golds = () if is_span(gold) else numbers(gold)
     if not golds:
         return None
     return any(_near(one, two, bounds) for one in golds for two in numbers(answer))

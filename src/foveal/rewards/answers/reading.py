@@ -32,6 +32,11 @@ _DOTTED = re.compile(r"\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?(?![\d.,])")
 _COMMA_DECIMAL = re.compile(
     r"[+-]?(?:\d{1,6},(?:\d{1,2}|\d{4,10})|0,\d{1,10}|\d{1,3}(?:\.\d{3})+,\d{1,2})(?!\d)"
 )
+_TWO_NUMBERS = re.compile(r"[+-]?[1-9]\d{0,5},(?:\d{1,2}|\d{4,6})")
+_DERIVATIVE = re.compile(
+    r"\\frac ?\{ ?(?:d|\\partial)(?:\^\{? ?\d ?\}?)? ?[a-zA-Z]? ?\} ?\{ ?(?:d|\\partial) ?[a-z]"
+    r"|(?<![a-z])d[a-z]/d[a-z](?![a-z])"
+)
 _AND = re.compile(r" ?(?:(?:,|;) ?)?(?<![A-Za-z])(?:and|or)(?![A-Za-z]) ?| & ")
 _APPROXIMATELY = re.compile(
     r"(?:\\approx|~|about|approximately|approx\.?|around|roughly|nearly|=|\\sim) ?", re.IGNORECASE
@@ -39,10 +44,16 @@ _APPROXIMATELY = re.compile(
 _POINT = re.compile(r"[A-Z]'? ?(?=\()")
 
 
-def readings(text: str) -> tuple[Reading, ...]:
-    """Every sense of a cleaned answer; empty where this grammar reads none."""
+def readings(text: str, *, gold: bool = False) -> tuple[Reading, ...]:
+    """Every sense of a cleaned answer; empty where this grammar reads none.
+
+    A truth `2,3` is a list and never 2.3, which only an answer may spell so.
+    """
+    if _DERIVATIVE.search(text):  # dy/dx is no quotient
+        return ()
     found: list[Reading] = []
-    for form in _forms(text) if "\\begin" not in text else ():
+    plain = gold and _TWO_NUMBERS.fullmatch(text) is not None
+    for form in [text] if plain else _forms(text) if "\\begin" not in text else ():
         reading = _read(form, 0)
         if reading is None:
             continue

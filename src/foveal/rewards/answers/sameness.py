@@ -26,6 +26,9 @@ T = TypeVar("T")
 PLACES = 6
 """Decimal places, and significant digits, from which a decimal stands for the exact value that it rounds."""
 
+MAX_RADIANS = 13
+"""Two turns: a bare truth above it is no angle in radians."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
@@ -103,12 +106,18 @@ def same_scalar(gold: Scalar, answer: Scalar, terms: Terms = NO_TERMS) -> bool:
         return left == right * factor
     if gold.bare_letter:
         return False
+    if _is_radians(answer) and not variables(gold.formula) and abs(constant(gold.formula)) > MAX_RADIANS:
+        return False  # 120 is in degrees
     measured, bare = (gold, answer) if gold.unit is not None else (answer, gold)
     angle = measured.unit is not None and measured.unit.dimension == {"angle": 1}
     if angle and measured.unit is not None and measured.unit.factor == 1 and contains(bare.formula, "pi"):
         radians = Node("deg", (measured.formula,))
         return same_formula(radians, bare.formula)
     return same_value(gold, answer, terms)
+
+
+def _is_radians(side: Scalar) -> bool:
+    return side.unit is not None and side.unit.dimension == {"angle": 1} and side.unit.factor != 1
 
 
 def _times(value: Number, factor: Fraction) -> Number:
@@ -120,6 +129,8 @@ def _times(value: Number, factor: Fraction) -> Number:
 def _same_percent(gold: Scalar, answer: Scalar, terms: Terms) -> bool:
     if gold.percent and answer.percent:
         return same_value(gold, answer, terms)
+    if terms.percent and answer.percent and abs(constant(gold.formula)) <= 1 and gold.unit is None:
+        return same_value(gold, answer, terms)  # one reading: 0.5 says half a percent
     share, plain = (gold, answer) if gold.percent else (answer, gold)
     if plain.unit is not None or variables(plain.formula) or variables(share.formula):
         return False

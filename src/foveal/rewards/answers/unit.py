@@ -76,7 +76,8 @@ _NO_NOUN = frozenset(
     "fifths sixth tenth tenths hundredths thousandths hundredth thousandth pair pairs couple score gross "
     "and or but if when unless except without no none never false incorrect instead mod modulo root power "
     "of. a an the hundreds tens least most about approximately almost nearly under above below per "
-    "percent factorial sin cos tan log ln sqrt pi inf infinity double triple twice up point base".split()
+    "percent factorial sin cos tan log ln sqrt pi inf infinity double triple twice up point base "
+    "st nd rd th clockwise anticlockwise counterclockwise north south east west".split()
 )
 _SAME_NOUN = {
     "persons": "people", "person": "people", "kid": "child", "children": "child", "men": "man",

@@ -14,10 +14,12 @@ from foveal.rewards.answers.reading import readings
 from foveal.rewards.answers.rewriting import rewritten, rows_as_tuples
 from foveal.rewards.answers.sameness import NO_TERMS, Terms, same
 from foveal.rewards.answers.senses import Reading, Scalar
+from foveal.rewards.answers.span import same_span
+from foveal.rewards.answers.statement import is_sign, same_statement
 from foveal.rewards.answers.text import MAX_LENGTH, clean
 from foveal.rewards.answers.unit import read_unit
 from foveal.rewards.answers.value import TooHard, variables
-from foveal.rewards.answers.words import is_prose, is_text, same_words, truth_values
+from foveal.rewards.answers.words import is_ordinal, is_prose, is_text, same_words, truth_values
 
 _QUOTED_LIST = re.compile(r"""\[\s*(?:(?:"[^"]*"|'[^']*')\s*(?:,\s*(?:"[^"]*"|'[^']*')\s*){0,30})\]""")
 _QUOTED = re.compile(r""""([^"]*)"|'([^']*)'""")
@@ -26,8 +28,14 @@ _LEAD = re.compile(
     r"(?: is| =|:)+ ?(?=.)|answer ?: ?(?=.)",
     re.IGNORECASE,
 )
-_PERCENT_ASKED = re.compile(r"%|percent|per cent|百分", re.IGNORECASE)
-
+_PERCENT_ASKED = re.compile(
+    r"(?<![A-Za-z])(?:what|which|how|many|much|find|calculate|determine|compute|give|state|express|expressed"
+    r"|write|answer|as|in|to|by)(?: [A-Za-z]+){0,3} (?:%|percent|per cent)"
+    r"|百分之(?:几|多少)|百分比|百分率|百分数",
+    re.IGNORECASE,
+)
+"""What is asked for: a percentage that the question tells has its number in front of the sign."""
+_FIRST = {"index": 0, "index_from_1": 1}
 
 _LETTERS_MULTIPLIED = re.compile(r"[a-zA-Z](?:(?: ?(?:\\cdot|\\times|\*) ?| )[a-zA-Z]){1,3}")
 
@@ -40,6 +48,8 @@ class Asked:
     """Letter -> cleaned text."""
     terms: Terms = NO_TERMS
     unit: str = ""
+    first: int | None = None
+    """What the first option is called, where the truth is the index of one."""
 
 
 PLAIN = Asked()
@@ -49,7 +59,8 @@ def asked(question: str, meta: Mapping[str, Any]) -> Asked:
     """Options, unit, precision and percent sign of a problem.
 
     `meta` may hold `choices` or `options`, `unit`, and `precision` (decimal places, for answers that are
-    decimal: `answer_type` "float", or not given).
+    decimal: `answer_type` "float", or not given). `answer_kind` "index" or "index_from_1" says
+    that the truth is the number of an option.
     """
     choices: object = meta.get("choices")
     if choices is None or choices == [] or choices == {}:
@@ -63,6 +74,7 @@ def asked(question: str, meta: Mapping[str, Any]) -> Asked:
         options=found,
         terms=Terms(places=_places(meta), percent=_PERCENT_ASKED.search(question[:4000]) is not None),
         unit=clean(unit) if isinstance(unit, str) and len(unit) <= 40 else "",
+        first=_FIRST.get(str(meta.get("answer_kind"))),
     )
 
 
@@ -114,12 +126,12 @@ def _one(gold: str, answer: str, about: Asked) -> bool | None:
         return bool(truth)
     if not said:
         return False
-    for rule in (truth_values, same_figure):
-        found = rule(truth, said)
-        if found is not None:
-            return found
     if about.options:
         found = _by_options(truth, said, about)
+        if found is not None:
+            return found
+    for rule in (truth_values, same_figure):
+        found = rule(truth, said)
         if found is not None:
             return found
     found = choice.without_options(truth, said) if not about.options else None
@@ -139,20 +151,34 @@ def prepared(text: str) -> str:
     return rewritten(western(text[lead.end() :] if lead is not None else text))
 
 
+def same_option(one: str, two: str, terms: Terms = NO_TERMS) -> bool:
+    """Whether a prepared text says what an option's text says."""
+    for rule in (same_figure, same_date, same_clock):
+        found = rule(one, two)
+        if found is not None:
+            return found
+    return by_value(one, two, Asked(terms=terms)) is True
+
+
 def _by_options(truth: str, said: str, about: Asked) -> bool | None:
     def same_text(one: str, two: str) -> bool:
-        return by_value(one, two, Asked(terms=about.terms)) is True
+        return same_option(one, two, about.terms)
 
-    return choice.settle(truth, said, about.options, same_text)
+    return choice.settle(truth, said, about.options, same_text, first=about.first)
 
 
 def by_value(truth: str, said: str, about: Asked) -> bool | None:
     """The verdict on two prepared texts without options."""
+    for found in (same_span(truth, said, about.terms), same_statement(truth, said)):
+        if found is not None:
+            return found
+    if is_ordinal(truth):
+        return same_words(truth, said)
     if is_text(truth) and not _is_number_in_words(truth) and not _is_product(truth, said):
         return same_words(truth, said)
-    golds = _with_unit(readings(truth), about.unit)
+    golds = _with_unit(readings(truth, gold=True), about.unit)
     if not golds:
-        return same_words(truth, said) if is_prose(truth) else None
+        return same_words(truth, said) if is_prose(truth) or is_sign(truth) else None
     answers = readings(said)
     if not answers:
         return False if "\\" not in said or _is_plain(golds) and is_prose(said) else None
