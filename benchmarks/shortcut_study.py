@@ -218,7 +218,7 @@ def run(out: Path, *, stages: Sequence[str], jobs: int) -> None:
             raise SystemExit("the weights are not chosen yet: run --stages weights first")
         plan = [Arm(name="cold_start", method="grpo").job(out, stage="final", haze=haze, seed=None)]
         arms = final_arms(best)
-        for group in (arms[:3], arms[3:]):
+        for group in (arms[:3], *([arm] for arm in arms[3:])):
             plan += [arm.job(out, stage="final", haze=haze, seed=s) for s in FINAL_SEEDS for arm in group]
         run_jobs(plan, at_once=jobs, console=console)
 
