@@ -110,7 +110,7 @@ def table_arms(study: Mapping[str, Any]) -> str:
 def table_weights(study: Mapping[str, Any]) -> str:
     """The search: one line per weight."""
     lines = [
-        "| method | weight | times the published one | right, word wrong, % (3 seeds) | fell |",
+        "| method | weight | times the published one | right, word wrong, % (a run each) | fell |",
         "|---|---|---|---|---|",
     ]
     rows = [row for row in study["rows"] if row["stage"] == "weights"]
