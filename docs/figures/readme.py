@@ -88,7 +88,7 @@ def span(values: list[float]) -> str:
 def table_arms(study: Mapping[str, Any]) -> str:
     """One line per arm."""
     heads = (
-        "runs that fell",
+        "runs that fell for the word",
         "95 % interval",
         "right, word wrong, %",
         "right, word random, %",
