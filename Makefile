@@ -55,7 +55,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 	@echo "Ready: $(BIN)/foveal --help"
 
-quickstart: setup ## train GRPO, PAPO and CPPO on this machine and write runs/quickstart/report.html
+quickstart: setup ## train GRPO, CPPO and PAPO on this machine and write runs/quickstart/report.html
 	@$(BIN)/foveal quickstart
 
 lint: setup ## ruff and mypy

@@ -72,10 +72,8 @@ def test_the_python_of_the_readme_trains_what_it_says(monkeypatch: pytest.Monkey
     exec(compile(text, "README.md", "exec"), {"__name__": "__main__"})
     rewards = asked.pop("rewards")
     assert asked == {"model": "tiny", "data": "world", "objective": "papo", "steps": 20}
-    assert rewards[0].weight == 0.9 and [rewards[1](None, t) for t in ("I see A red circle", "none")] == [
-        1,
-        0,
-    ]
+    assert rewards[0].weight == 0.9
+    assert [rewards[1](None, text) for text in ("I see A red circle", "none")] == [1, 0]
 
 
 def test_the_config_of_the_readme_is_accepted() -> None:

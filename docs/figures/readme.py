@@ -10,6 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from math import comb
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -43,7 +44,7 @@ COLORS = {
     "papo_published": figures.COLORS["papo"],
     "placebo": "#8a6d1f",
 }
-SAID = {"grpo": "GRPO says", "papo": "PAPO says"}
+SAID = {"grpo": "GRPO says", "cppo": "CPPO says", "papo": "PAPO says"}
 
 
 def load() -> dict[str, Any]:
@@ -88,7 +89,7 @@ def span(values: list[float]) -> str:
 def table_arms(study: Mapping[str, Any]) -> str:
     """One line per arm."""
     heads = (
-        "runs that fell",
+        "runs that fell for the word",
         "95 % interval",
         "right, word wrong, %",
         "right, word random, %",
@@ -110,7 +111,7 @@ def table_arms(study: Mapping[str, Any]) -> str:
 def table_weights(study: Mapping[str, Any]) -> str:
     """The search: one line per weight."""
     lines = [
-        "| method | weight | times the published one | right, word wrong, % (3 seeds) | fell |",
+        "| method | weight | times the published one | right, word wrong, % (a run each) | fell |",
         "|---|---|---|---|---|",
     ]
     rows = [row for row in study["rows"] if row["stage"] == "weights"]
@@ -157,7 +158,46 @@ def table_seeds(study: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-TABLES = {"arms": table_arms, "weights": table_weights, "haze": table_haze, "seeds": table_seeds}
+def sign_test(first: int, second: int) -> float:
+    """Two-sided exact p of `first` against `second` discordant pairs."""
+    pairs, low = first + second, min(first, second)
+    return min(1.0, 2 * sum(comb(pairs, k) for k in range(low + 1)) / 2**pairs) if pairs else 1.0
+
+
+def pairs_of_arms(study: Mapping[str, Any]) -> str:
+    """What the same seeds say of PAPO against the others, and of CPPO against GRPO."""
+    shown = names(study)
+    lines = [
+        "| same seed | only the first fell | only the second | both | neither | sign test, p |",
+        "|---|---|---|---|---|---|",
+    ]
+    for one, other in (
+        ("grpo", "papo"),
+        ("placebo", "papo"),
+        ("kl", "papo"),
+        ("cppo", "papo"),
+        ("grpo", "cppo"),
+    ):
+        if one not in shown or other not in shown:
+            continue
+        a, b = (
+            {row["seed"]: row["accuracy_wrong"] < study["fell_below"] for row in final(study, arm)}
+            for arm in (one, other)
+        )
+        both = [(a[seed], b[seed]) for seed in sorted(set(a) & set(b))]
+        first, second = both.count((True, False)), both.count((False, True))
+        counts = f"{first} | {second} | {both.count((True, True))} | {both.count((False, False))}"
+        lines.append(f"| {shown[one]}, then {shown[other]} | {counts} | {sign_test(first, second):.2g} |")
+    return "\n".join(lines)
+
+
+TABLES = {
+    "pairs": pairs_of_arms,
+    "arms": table_arms,
+    "weights": table_weights,
+    "haze": table_haze,
+    "seeds": table_seeds,
+}
 
 
 def filled(text: str, study: Mapping[str, Any]) -> str:

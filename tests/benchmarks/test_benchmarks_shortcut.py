@@ -37,18 +37,44 @@ def test_the_seeds_that_saw_at_the_nearest_haze_are_tried_first() -> None:
     assert study.seeds_in_order(found[:2], 0.63)[0] == 201 and 201 not in study.seeds_in_order(found, 0.63)
 
 
-def test_the_best_weight_falls_least_and_then_is_right_most() -> None:
-    values = {"papo_0.02": [0.1, 0.1, 0.1], "papo_0.06": [0.9, 0.9, 0.1], "papo_0.2": [0.8, 0.8, 0.8]}
-    values |= {"papo_0.6": [0.7, 0.7, 0.7]} | {
-        f"cppo_{w}": [0.1, 0.1, v] for w, v in (("0.01", 0.2), ("0.03", 0.4), ("0.1", 0.3), ("0.3", 0.1))
-    }
+def weight_rows(values: dict[str, list[float]]) -> list[dict[str, Any]]:
     found = [row for arm, own in values.items() for row in rows("weights", 0.6, own, arm=arm)]
+    for row in found:
+        row["seed"] += 100
+    return found
+
+
+CPPO = {
+    "cppo_0.01": [0.1, 0.1, 0.2],
+    "cppo_0.03": [0.1, 0.1, 0.8],
+    "cppo_0.1": [0.1] * 3,
+    "cppo_0.3": [0.1] * 3,
+}
+
+
+def test_the_best_weight_falls_least() -> None:
+    papo = {
+        "papo_0.02": [0.1] * 3,
+        "papo_0.06": [0.9, 0.9, 0.1],
+        "papo_0.2": [0.8] * 3,
+        "papo_0.6": [0.1] * 3,
+    }
+    found = weight_rows(papo | CPPO)
     assert study.best_weights(found) == {"papo": 0.2, "cppo": 0.03}
     assert study.best_weights(found[1:]) is None
 
 
+def test_weights_that_tie_are_settled_by_more_seeds_and_then_by_the_mean() -> None:
+    papo = {"papo_0.02": [0.1] * 3, "papo_0.06": [0.9] * 3, "papo_0.2": [0.8] * 3, "papo_0.6": [0.7] * 3}
+    found = weight_rows(papo | CPPO)
+    assert [arm.name for arm in study.tied(found, "papo")] == ["papo_0.06", "papo_0.2", "papo_0.6"]
+    assert study.best_weights(found) is None
+    more = {"papo_0.06": [0.9] * 5 + [0.1], "papo_0.2": [0.8] * 6, "papo_0.6": [0.7] * 6}
+    assert study.best_weights(weight_rows(papo | more | CPPO)) == {"papo": 0.2, "cppo": 0.03}
+
+
 def test_no_seed_is_used_in_two_stages() -> None:
-    used = [set(study.HAZE_SEEDS), set(study.WEIGHT_SEEDS), set(study.FINAL_SEEDS)]
+    used = [set(s) for s in (study.HAZE_SEEDS, study.WEIGHT_SEEDS, study.TIE_SEEDS, study.FINAL_SEEDS)]
     assert len(set().union(*used)) == sum(map(len, used)) and len(study.FINAL_SEEDS) >= 8
 
 

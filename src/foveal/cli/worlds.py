@@ -33,7 +33,7 @@ def add(commands: Commands) -> None:
         "--size",
         choices=("tiny", "small"),
         default="tiny",
-        help="small: twice as wide, 2.7 M parameters (tiny)",
+        help="small: twice as wide, 3.5 M parameters (tiny)",
     )
     cold.set_defaults(run="foveal.cli.worlds:coldstart")
 
