@@ -169,7 +169,7 @@ def _holds(rest: str, letter: str, among: Options) -> bool:
     words = f" {plain_words(rest)} "
     held = {name: f" {plain_words(text)} " for name, text in among.items() if text}
     held = {name: text for name, text in held.items() if text in words}
-    if list(held) != [letter]:
+    if list(held) != [letter] or (_ANOTHER.search(rest) and not _ANOTHER.search(among[letter])):
         return False
     beside = words.replace(held[letter], " ", 1)
     return _BESIDE.fullmatch(beside) is not None and not _DENIED.search(beside)
