@@ -118,7 +118,7 @@ def test_values_given_up_at_a_limit_are_counted_step_by_step(
         return begin(self, **of_golds)
 
     monkeypatch.setattr(loop.Grader, "begin", slow)
-    loop.start(world_config(tiny_folder, steps=3), tmp_path / "run")
+    loop.start(world_config(tiny_folder, steps=3, validation=None), tmp_path / "run")
     found = [line["reward/timeout_count"] for line in lines(tmp_path / "run") if line["kind"] == "step"]
     assert found == [2, 2, 2]
     assert [

@@ -121,7 +121,7 @@ class StepGrading:
     def _failed(self, what: str) -> GradersFailed:
         counts, examples = self.counts, self.grader.counts.examples
         said = "; ".join(
-            f"{name}: {examples[index]}"
+            f"{name}: {examples.get(index, 'no value within its limits')}"
             for index, name in enumerate(self.grader.names)
             if counts.failures[index] + counts.timeouts[index]
         )

@@ -119,7 +119,7 @@ class RunFolder:
         with closing(folder):
             try:
                 yield folder
-            except Exception:
+            except BaseException:  # a plug-in's sys.exit and a second Ctrl-C too
                 if not folder.recorded:
                     folder.discard()
                 raise
