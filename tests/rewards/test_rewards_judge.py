@@ -201,9 +201,11 @@ def test_a_reply_is_read_by_its_last_line_alone(parse: str, reply: str, value: f
 
 def test_a_reply_of_a_megabyte_is_read_at_once() -> None:
     reward = Judge.model_validate(NOWHERE)
-    for fill in ("\n", " ", "<think>", "</think>", "\n \t"):
+    for fill in ("\n", " ", "*", "<think>", "</think>", "\n \t"):
         start = time.monotonic()
         assert reward.read(fill * (chat.MAX_REPLY_BYTES // len(fill)) + "</think>\nVerdict: no") == 0.0
+        with pytest.raises(TryLater, match="states no verdict"):
+            reward.read("x" + fill * (chat.MAX_REPLY_BYTES // len(fill)) + "x")
         assert time.monotonic() - start < 2.0
 
 

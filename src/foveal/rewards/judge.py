@@ -38,6 +38,8 @@ agree with the correct answer? Think briefly, then end with one line: "Verdict: 
 FIELDS = re.compile(r"\{(question|answer|completion)\}")
 READ = 4000
 """Letters at the end of a reply that the verdict is looked for in."""
+LINE = 300
+"""Letters of the longest line that can be a verdict."""
 KEPT = 2000
 """Letters at the end of a reply that are remembered with its value."""
 
@@ -53,7 +55,7 @@ _SCORE = re.compile(
 )
 """Whole lines: a word inside of a sentence ("not correct") is no verdict."""
 _THINKING = re.compile(r"^[ \t]*<think(?:ing)?>", re.IGNORECASE | re.MULTILINE)
-_THOUGHT = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_THOUGHT = re.compile(r".*</think(?:ing)?>", re.IGNORECASE | re.DOTALL)
 
 
 class Judge(Threaded):
@@ -177,6 +179,8 @@ class Judge(Threaded):
         else:
             found = list(re.finditer(self.pattern, end))
             said = str(found[-1][1] or "") if found else ""
+        # A longer line is no verdict, and marks by the thousand would take the patterns seconds.
+        said = said.strip() if len(said.strip()) <= LINE else ""
         match = (_VERDICT if self.parse == "yes_no" else _SCORE).fullmatch(said)
         if match is None:
             wanted = "verdict (yes or no)" if self.parse == "yes_no" else "number"
@@ -205,8 +209,8 @@ def _spoken(reply: str) -> str:
 
     A verdict inside of thoughts is a draft. A tag inside of a sentence is a quotation.
     """
-    ends = list(_THOUGHT.finditer(reply))
-    rest = reply[ends[-1].end() :] if ends else reply
+    thought = _THOUGHT.match(reply)
+    rest = reply if thought is None else reply[thought.end() :]
     return "" if _THINKING.search(rest) else rest
 
 
