@@ -204,6 +204,7 @@ def check_rows(rows: list[dict[str, Any]], methods: list[str], columns: list[str
         assert (row["cpu_seconds"] > 0) == (row["steps"] > 0)
 
 
+@pytest.mark.slow
 def test_end_to_end_writes_summary_and_page_and_mends_lost_results(here: Path) -> None:
     words = ("--steps", "2", "--problems", "6", "--seeds", "1", "--jobs", "2")
     code, said = Quickstart(here, *words).wait()

@@ -27,7 +27,7 @@ class Run:
 
     def __init__(self, path: str | Path, *, config: RunConfig | None = None) -> None:
         """Raises: FovealError, when the folder holds no run."""
-        self.path = run_path(path, name="foveal.Run")
+        self.path = place_of_run(path, name="foveal.Run")
         require_run(self.path)
         self.given = config
         """The configuration that this run was started with in this process; None for an earlier one."""
@@ -116,7 +116,7 @@ class Run:
         return [line for line in _read(self.path / METRICS) if line.get("kind") == kind]
 
 
-def run_path(path: object, *, name: str) -> Path:
+def place_of_run(path: object, *, name: str) -> Path:
     """The folder of a run, or of a `Run`.
 
     Raises: ConfigError for what is neither.

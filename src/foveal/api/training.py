@@ -8,7 +8,7 @@ from typing import Any
 from foveal.api.arguments import TRAIN_WORDS, callbacks_of, folder_of, require_own_words
 from foveal.api.progress import screen
 from foveal.api.rows import RowsFolder, is_rows, kept_if_started, write_rows
-from foveal.api.run import Run, run_path
+from foveal.api.run import Run, place_of_run
 from foveal.api.settings import (
     Message,
     Rewards,
@@ -111,7 +111,7 @@ def resume(
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     callbacks = callbacks_of(callbacks, name="foveal.resume")
-    folder = run_path(path, name="foveal.resume")
+    folder = place_of_run(path, name="foveal.resume")
     with screen(progress) as shown, provided(_functions(rewards)):
         watcher = Callbacks(shown, callbacks)
         found = run_config(folder, message=watcher.message)

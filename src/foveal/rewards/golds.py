@@ -8,7 +8,7 @@ from foveal.keys import generator
 from foveal.rewards.base import Declared, Threaded
 from foveal.rewards.grading import Grader, Settles
 from foveal.rewards.session import LATE
-from foveal.spec import ConfigError
+from foveal.spec import ConfigError, FovealError
 from foveal.types import Completion, Problem, Reward
 
 SHOWN = 5
@@ -223,9 +223,15 @@ def _sees_pictures(reward: Reward) -> bool:
 
 
 def _row_of(problems: Sequence[Problem], index: int, *, look: bool) -> Problem:
-    """A row; without its pictures where nobody looks at them and it can be read so."""
-    text = None if look else getattr(problems, "text", None)
-    found: Problem = problems[index] if text is None else text(index)
+    """A row; without its pictures where nobody looks at them, or where they cannot be read."""
+    text = getattr(problems, "text", None)
+    if look or text is None:
+        try:
+            return problems[index]
+        except FovealError:
+            if text is None:
+                raise
+    found: Problem = text(index)
     return found
 
 
