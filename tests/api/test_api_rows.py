@@ -248,3 +248,10 @@ def test_problems_are_kept_to_the_letter(tmp_path: Path) -> None:
         )
     with pytest.raises(ConfigError, match="item 1 is a dict, others are problems"):
         write_rows([problems[0], {}], tmp_path, name="odd")
+
+
+def test_an_image_that_pillow_opened_as_a_kind_that_starts_programs_is_refused(tmp_path: Path) -> None:
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    row = {"question": "?", "image": Image.open(io.BytesIO(eps)), "answer": "1"}
+    with pytest.raises(DataError, match="opened as EPS, which is not decoded"):
+        write_rows([row], tmp_path, name="train")

@@ -14,7 +14,7 @@ from typing import Any
 from PIL.Image import Image
 
 from foveal.data.errors import DataError
-from foveal.data.pictures import rgb
+from foveal.data.pictures import check_kind, rgb
 from foveal.data.problems import DataSource
 from foveal.data.saved import save_problems
 from foveal.spec import ConfigError
@@ -202,6 +202,7 @@ class _Pictures:
         known = self._names.get(id(image))
         if known is not None:
             return known[1]
+        check_kind(image, where=_column(name))
         buffer = io.BytesIO()
         try:
             whole = image if image.mode in LOSSLESS else rgb(image)
