@@ -26,7 +26,7 @@ def finish(out: Path, plan: Sequence[StudyJob]) -> None:
     write(out / "comparisons.json", comparisons)
     write(out / "curves.json", curves(plan))
     write(out / "gallery.json", _gallery(out, plan, evaluations))
-    write(out / "reportnotes.json", notes(out, plan))
+    write(out / "report_notes.json", notes(out, plan))
     _print_table(rows, comparisons)
 
 
