@@ -194,10 +194,14 @@ def _rows(rng: Generator, pictures: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _usage(file: str, rng: Generator) -> list[str]:
-    """Commands that read data. Evaluations cost least; a run has to leave nothing behind."""
+    """Commands that read data; a run has to leave nothing behind."""
     model = str(_bases[0].model)
     way = rng.random()
-    if way < 0.6:
+    if way < 0.2:
+        return ["data", "check", file, "--model", model, "--write", "bad.jsonl"]
+    if way < 0.3:
+        return ["data", "show", file, "--model", model]
+    if way < 0.7:
         return ["evaluate", "--model", model, "--data", file, "--problems", "3", *SMALL[1:]]
     return ["train", "--model", model, "--data", file, "--out", "run", *SMALL]
 
