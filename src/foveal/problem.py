@@ -1,8 +1,8 @@
 """A problem as data sources give it: what the model is asked, and the answer it is graded by."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from PIL.Image import Image
 
@@ -53,3 +53,29 @@ class Problem:
         if not told:
             return self.question
         return "\n\n".join(f"[{role}] {text}" for role, text in [*told, ("user", self.question)])
+
+
+class Problems(Sequence[Problem]):
+    """Problems that are made, read or decoded one at a time, on each access."""
+
+    def problem(self, place: int) -> Problem:
+        """The problem at a place from 0 on, which is below the length."""
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Problem: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Problem]: ...
+
+    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
+        if isinstance(index, slice):
+            return [self.problem(place) for place in range(*index.indices(len(self)))]
+        return self.problem(self.place(index))
+
+    def place(self, index: int) -> int:
+        """The place that an index means, which may count from the end. Raises: IndexError."""
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"problem {index} of {len(self)}")
+        return place

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,8 +20,8 @@ from foveal.data.pictures import Limits, decode, size
 from foveal.data.readers import Rows
 from foveal.data.sources import open_rows
 from foveal.data.stored import Stored, filled, stored
+from foveal.problem import Problem, Problems, Turn
 from foveal.spec import Component
-from foveal.types import Problem, Turn
 
 PROMPT_SUFFIX = (
     "You first think through the reasoning process as an internal monologue, enclosed within "
@@ -98,7 +98,7 @@ class DataConfig(DataSource):
         return FileProblems(open_rows(self.path, kind=self.type, split=self.split), self)
 
 
-class FileProblems(Sequence[Problem]):
+class FileProblems(Problems):
     """Rows as problems; pictures are decoded on each access."""
 
     def __init__(self, rows: Rows, config: DataConfig, understood: Understanding | None = None) -> None:
@@ -125,16 +125,8 @@ class FileProblems(Sequence[Problem]):
     def __len__(self) -> int:
         return self._size
 
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(self._size))]
-        place = self._place(index)
+    def problem(self, place: int) -> Problem:
+        """The row, with its pictures decoded."""
         cells = self._cells(place)
         fields = self._read(place, cells)
         found = self._stored(place, fields)
@@ -153,7 +145,7 @@ class FileProblems(Sequence[Problem]):
 
         Raises: DataError for a wrong type, an empty field, or marks that do not match the pictures.
         """
-        place = self._place(index)
+        place = self.place(index)
         cells = self._cells(place)
         fields = self._read(place, cells)
         count = self._count(place, cells, fields) if pictures is None else pictures
@@ -161,7 +153,7 @@ class FileProblems(Sequence[Problem]):
 
     def identifier(self, index: int) -> str:
         """The id of a row: its id column, or file stem and row."""
-        place = self._place(index)
+        place = self.place(index)
         return self._identifier(place, self._cells(place))
 
     def sizes(self, index: int) -> tuple[tuple[int, int], ...]:
@@ -176,7 +168,7 @@ class FileProblems(Sequence[Problem]):
 
         Raises: DataError for a picture that is missing, or a cell that holds none.
         """
-        place = self._place(index)
+        place = self.place(index)
         cells = self._cells(place)
         fields = self._read(place, cells)
         found = self._stored(place, fields)
@@ -190,13 +182,14 @@ class FileProblems(Sequence[Problem]):
 
     def where(self, index: int) -> str:
         """File and row, for messages."""
-        return self._rows.where(self._place(index))
+        return self._rows.where(self.place(index))
 
-    def _place(self, index: int) -> int:
-        place = index + self._size if index < 0 else index
-        if not 0 <= place < self._size:
-            raise IndexError(f"problem {index} of {self._size} in {self._config.path}")
-        return place
+    def place(self, index: int) -> int:
+        """As of any problems; the error names the data. Raises: IndexError."""
+        try:
+            return super().place(index)
+        except IndexError as error:
+            raise IndexError(f"{error} in {self._config.path}") from None
 
     def _cells(self, place: int) -> Mapping[str, Any]:
         fault = self._rows.faults.get(place)
@@ -318,7 +311,7 @@ def _count(value: object) -> int:
     return sum(1 for _ in filled(value)) if not isinstance(value, Mapping) else 1
 
 
-class First(Sequence[Problem]):
+class First(Problems):
     """The first problems of a sequence, made or decoded on each access like its own."""
 
     def __init__(self, problems: Sequence[Problem], count: int) -> None:
@@ -328,18 +321,8 @@ class First(Sequence[Problem]):
     def __len__(self) -> int:
         return self._size
 
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(self._size))]
-        place = index + self._size if index < 0 else index
-        if not 0 <= place < self._size:
-            raise IndexError(f"problem {index} of {self._size}")
+    def problem(self, place: int) -> Problem:
+        """That of the sequence."""
         return self._problems[place]
 
 

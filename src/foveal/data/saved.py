@@ -6,7 +6,7 @@ FILE.jsonl has a line for each problem; pictures stand beside it in a folder of 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_type_hints, overload
+from typing import Any, get_type_hints
 
 from PIL.Image import Image
 from pydantic import TypeAdapter
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from foveal.data.errors import DataError
 from foveal.data.pictures import Limits, Stored, decode
 from foveal.data.problems import DataSource
-from foveal.types import Problem
+from foveal.problem import Problem, Problems
 
 _PARTS: dict[str, TypeAdapter[Any]] = {
     name: TypeAdapter(kind) for name, kind in get_type_hints(Problem).items() if name != "images"
@@ -37,7 +37,7 @@ class SavedProblems(DataSource):
         return _Saved(Path(self.path), self.prompt_suffix)
 
 
-class _Saved(Sequence[Problem]):
+class _Saved(Problems):
     def __init__(self, file: Path, suffix: str) -> None:
         self._file, self._suffix = file, suffix
         try:
@@ -52,16 +52,9 @@ class _Saved(Sequence[Problem]):
     def __len__(self) -> int:
         return len(self._records)
 
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        record: dict[str, Any] = self._records[index]
+    def problem(self, place: int) -> Problem:
+        """As it was written, with its pictures decoded."""
+        record: dict[str, Any] = self._records[place]
         values = {name: _PARTS[name].validate_python(record[name]) for name in _PARTS if name in record}
         if self._suffix:
             values["question"] = f"{values['question']}\n\n{self._suffix}"

@@ -4,18 +4,18 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any
 
 from foveal.data.bad_rows import BadRow, counts
 from foveal.data.errors import DataError
 from foveal.data.problems import FileProblems
-from foveal.types import Problem
+from foveal.problem import Problem, Problems
 
 ROWS_FILE = "data.json"
 BAD_ROWS_FILE = "bad_rows.jsonl"
 
 
-class Selected(Sequence[Problem]):
+class Selected(Problems):
     """Some problems of a sequence, in their order, made or decoded on each access like its own."""
 
     def __init__(self, problems: Sequence[Problem], kept: Sequence[int]) -> None:
@@ -25,16 +25,9 @@ class Selected(Sequence[Problem]):
     def __len__(self) -> int:
         return len(self._kept)
 
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        return self._problems[self._kept[index]]
+    def problem(self, place: int) -> Problem:
+        """That of the sequence."""
+        return self._problems[self._kept[place]]
 
     def text(self, index: int) -> Problem:
         """The problem without its pictures; those of a file are not decoded for it."""

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import overload
 
 from pydantic import Field
 
 from foveal.data.problems import DataSource
-from foveal.types import Problem
+from foveal.problem import Problem, Problems
 from foveal.worlds import WorldData, WorldSettings
 from foveal.worlds.base import Split
 from foveal.worlds.own import named
@@ -42,7 +41,7 @@ class WorldDataConfig(WorldSettings, DataSource):
         return Suffixed(data, self.prompt_suffix) if self.prompt_suffix else data
 
 
-class Suffixed(Sequence[Problem]):
+class Suffixed(Problems):
     """Problems with an instruction behind each question."""
 
     def __init__(self, problems: Sequence[Problem], suffix: str) -> None:
@@ -52,20 +51,13 @@ class Suffixed(Sequence[Problem]):
     def __len__(self) -> int:
         return len(self._problems)
 
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        problem = self._problems[index]
+    def problem(self, place: int) -> Problem:
+        """With the instruction behind its question."""
+        problem = self._problems[place]
         return replace(problem, question=f"{problem.question}\n\n{self._suffix}")
 
 
-class Kept(Sequence[Problem]):
+class Kept(Problems):
     """Problems of which the first, once made, are kept: those whose pictures are lent to other problems."""
 
     def __init__(self, problems: Sequence[Problem], count: int) -> None:
@@ -76,17 +68,9 @@ class Kept(Sequence[Problem]):
     def __len__(self) -> int:
         return len(self._problems)
 
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self[n] for n in range(*index.indices(len(self)))]
-        place = index + len(self) if index < 0 else index
-        if not 0 <= place < self._count:
+    def problem(self, place: int) -> Problem:
+        """As kept, or as made."""
+        if place >= self._count:
             return self._problems[place]
         if place not in self._made:
             self._made[place] = self._problems[place]

@@ -1,13 +1,13 @@
 """Problems of the worlds: made by key, as data, and with the pictures of another problem or moved objects."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
 from foveal.keys import generator
-from foveal.types import IMAGE_MARK, Problem
+from foveal.problem import IMAGE_MARK, Problem, Problems
 from foveal.worlds.base import (
     STYLE_WORDS,
     Family,
@@ -145,7 +145,7 @@ def _style_word(
     return STYLE_WORDS[place], choices[place]
 
 
-class WorldData(Sequence[Problem]):
+class WorldData(Problems):
     """Problems of several families, made when asked for; item i depends on (families, split, seed, i) alone.
 
     Raises: WorldError for an unknown family, or weights that are not positive in sum.
@@ -178,18 +178,8 @@ class WorldData(Sequence[Problem]):
     def __len__(self) -> int:
         return self.size
 
-    @overload
-    def __getitem__(self, index: int) -> Problem: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Problem]: ...
-
-    def __getitem__(self, index: int | slice) -> Problem | list[Problem]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self.size))]
-        place = index + self.size if index < 0 else index
-        if not 0 <= place < self.size:
-            raise IndexError(f"problem {index} of world data with {self.size} problems")
+    def problem(self, place: int) -> Problem:
+        """Made from (families, split, seed, place)."""
         rng = generator("world", "mix", self.split, self.seed, place)
         name = self.names[int(rng.choice(len(self.names), p=self.shares))]
         return make_problem(name, split=self.split, seed=self.seed, index=place, settings=self.settings)
