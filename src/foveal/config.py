@@ -276,7 +276,7 @@ def load(
     A key `reward`, and one reward in the place of the list, is a list `rewards` of one. `data` is a path, a
     hub id, or "world". It replaces a table of another type; columns and the like stay. A type that an
     override changes brings what it needs (`foveal.switches`), with `complete` that of the table too;
-    `message` is told of it. `name` is what errors call a table.
+    `message` reports it. `name` is what errors call a table.
 
     Raises: ConfigError, naming the field, what was expected, and for an unknown key the nearest known one.
     """

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 else:
 
     class Told(type(Component)):
-        """The metaclass of what a person makes by `foveal.PAPO(...)`: a field that is wrong is told in the
-        words that it is told in when a config says it."""
+        """The metaclass of what a person makes by `foveal.PAPO(...)`: a wrong field raises the same
+        ConfigError as in a config file."""
 
         def __call__(cls, *arguments: Any, **fields: Any) -> Any:  # noqa: ANN401
             """The object. Raises: ConfigError for fields that it does not take."""

@@ -306,7 +306,7 @@ def explain(
         place = ".".join(map(str, loc))
         origin = _origin(place, overrides or {}) or where
         kind, given = items[0]["type"], items[0].get("input")
-        # Places in a component are told from it on: its own kind stands before them.
+        # Places inside a component are relative to it, so its kind is put in front.
         start = where.split()[0] if held is None else held.place
         scope = place if overrides is not None else f"{start}.{place}"
         theirs = answers(scope, given, held) if kind == "extra_forbidden" else []

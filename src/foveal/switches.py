@@ -2,7 +2,7 @@
 
 An override such as `objective.type=cppo` would leave a table of settings that belong to the old type. Here
 the rest of the config follows: the base is kept, what the new method needs beside it is filled in, and each
-change is told.
+change is printed.
 """
 
 import os
@@ -164,7 +164,7 @@ def _class(kind: str) -> type[Component] | None:
     try:
         return load_class(objectives.REGISTRY.get(kind, kind), kind="objective", base=Objective)
     except ConfigError:
-        return None  # told when the objective is built
+        return None  # reported when the objective is built
 
 
 def _type_of(value: object) -> str | None:
@@ -189,7 +189,7 @@ def fill_in(table: Table, *, message: Message) -> None:
     try:
         found = build_component(table["objective"], objectives.REGISTRY, kind="objective", base=Objective)
     except FovealError:
-        return  # told when the config is checked
+        return  # reported when the config is checked
     if not isinstance(found, Objective):
         return
     steps = table.get("steps", 200)

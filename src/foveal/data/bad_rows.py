@@ -20,7 +20,7 @@ KINDS: Mapping[str, str] = {
     "ungradable": "answers that no reward can grade",
     "row": "rows with another fault",
 }
-"""Every kind of fault, in the order in which they are told."""
+"""Every kind of fault, in the order in which they are reported."""
 
 SHOWN = 5
 """Rows of each kind that a message names; the others are counted."""

@@ -117,7 +117,7 @@ def look(
 ) -> Findings:
     """Look at the rows in order; `observe` is called with each that can be used.
 
-    Pictures are decoded by threads, some rows ahead. A row is told with the first fault found in it.
+    Pictures are decoded by threads, some rows ahead. For each row the first fault is reported.
     Raises: DataError for data without rows.
     """
     total = len(problems)

@@ -1,4 +1,4 @@
-"""From opened rows and a config to an understanding: the sample, the ids, what is told about both."""
+"""From opened rows and a config to an understanding: the sample, the ids, and the notes about both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -224,7 +224,7 @@ def require_picture_settings(images: Any, *, patch: int, merge: int, temporal: i
 
 
 def try_out(policy: "Policy", *, where: str) -> None:
-    """Run one short prompt with a picture: what does not fit is told here, before a run has a folder.
+    """Run one short prompt with a picture: what does not fit raises here, before a run has a folder.
 
     Raises: FovealError, when it does not run, or gives no numbers.
     """

@@ -61,7 +61,7 @@ except Exception:
     length = 0
 print(json.dumps(length))
 """
-"""What is wrong otherwise is told by transformers' own rendering, which is the one that counts."""
+"""Other faults show in transformers' own rendering, which is the one that counts."""
 
 
 def require_bounded(

@@ -99,8 +99,11 @@ class GoldReport:
         return self.functions and self.checked == len(self.bad) and all(bad.why for bad in self.bad)
 
     def require(self) -> None:
-        """Raises: ConfigError, when no true answer can be graded: nothing could be learnt. Functions that
-        fail on them are told of (`lines`): they may not on completions, and are counted there."""
+        """Raises: ConfigError, when no true answer can be graded: nothing could be learnt.
+
+        Functions that fail on all of them only give a warning (`lines`): they may work on completions, and
+        failures there are counted.
+        """
         hopeless = self.right == 0 if self.own else self.ungradable == self.checked
         if not self.checked or not hopeless or self._all_fail:
             return

@@ -181,7 +181,7 @@ class Pool:
             worker.ready()
 
     def submit(self, task: Task, done: Done, *, delay: float = 0.0) -> None:
-        """Have a task run, `delay` seconds from now at the earliest; `done` is told once."""
+        """Have a task run, `delay` seconds from now at the earliest; `done` is called once."""
         with self._lock:
             self._waiting.append(_Job(task=task, done=done, not_before=time.monotonic() + delay))
             if self._thread is None:
@@ -216,7 +216,7 @@ class Pool:
         return outcomes
 
     def give_up(self) -> None:
-        """Drop what waits and end the workers that run something; nobody is told any more."""
+        """Drop what waits and end the workers that run something; their callbacks are not called."""
         with self._lock:
             self._waiting.clear()
             for worker, job in self._busy.values():
@@ -323,7 +323,7 @@ class Pool:
         try:
             first = pickle.dumps(self._first)
         except _UNSENDABLE:
-            first = pickle.dumps(())  # told when a task is sent
+            first = pickle.dumps(())  # reported when a task is sent
         return _Worker(first, cpu_limit_s=self.cpu_limit_s, wall_limit_s=self.wall_limit_s, needs=self._needs)
 
     def _receive(self, worker: _Worker, *, late: bool) -> Outcome:
@@ -355,7 +355,7 @@ class Pool:
 
 
 def _nobody(outcome: Outcome | GradingError) -> None:
-    """Who is told of a task that was given up."""
+    """The callback of a task that was given up."""
 
 
 def _send(worker: _Worker, task: Task) -> None:

@@ -20,7 +20,7 @@ class _Call:
     delay: float
     deadline: float = float("inf")
     over: bool = False
-    """Somebody was told, or nobody is to be."""
+    """The callback was called, or must not be any more."""
 
 
 class Threads:
@@ -61,7 +61,7 @@ class Threads:
         return following
 
     def give_up(self) -> None:
-        """Drop what waits and what runs: nobody is told any more. Later calls get new threads."""
+        """Drop what waits and what runs: their callbacks are not called. Later calls get new threads."""
         with self._changed:
             for call in (*self._waiting, *self._running):
                 call.over = True

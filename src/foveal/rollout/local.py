@@ -59,8 +59,8 @@ class LocalEngine:
         finished: Finished | None = None,
     ) -> list[tuple[Completion, ...]]:
         """`group_size` completions of each problem; noise is keyed by (*key, problem id, completion,
-        position). `finished` is told of groups when the batch is made smaller, and of a part's when it is
-        drawn."""
+        position). `finished` is called for groups that have ended whenever the batch is compacted, and at the
+        end of each part."""
         if not problems:
             return []
         was_training = self.policy.training
@@ -225,7 +225,7 @@ class LocalEngine:
 
 
 class _Finished:
-    """The groups of a record, each made once: when it is told of, or in the end."""
+    """The groups of a record, each built once: when it is reported, or at the end."""
 
     def __init__(
         self, record: Record, *, group_size: int, make: Callable[[slice], tuple[Completion, ...]]
@@ -238,7 +238,7 @@ class _Finished:
         self.tell(finished, self.record.ended.view(-1, self.group_size).all(1).nonzero()[:, 0].tolist())
 
     def tell(self, finished: Finished, places: Iterable[int]) -> None:
-        """Tell of these groups, those left out that were told of before."""
+        """Report these groups, except those that were reported before."""
         for place in places:
             if place not in self._made:
                 finished(place, self._group(place))

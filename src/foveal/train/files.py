@@ -85,7 +85,7 @@ def write_text(file: Path, text: str) -> None:
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """A disk that does not take what is written is told of, with the way out.
+    """Turns a failed write into an error that says the way out.
 
     Raises: FovealError.
     """

@@ -1,4 +1,4 @@
-"""Who is told what a run does, and may stop it."""
+"""Callbacks: what follows a run, and may stop it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -61,7 +61,7 @@ class Callback:
         return None
 
     def on_message(self, text: str) -> None:
-        """What a person is told."""
+        """A line for a person to read."""
 
     def on_end(self, folder: Path) -> None:
         """The run has ended, at its last step or before; not called after an error."""
