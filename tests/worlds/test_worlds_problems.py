@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from foveal.rewards.rules import Boxed
 from foveal.types import IMAGE_MARK
 from foveal.worlds import (
     FAMILIES,
@@ -152,7 +153,7 @@ def test_a_biased_word_predicts_the_answer_as_often_as_its_strength_says(family,
     assert abs(hits - expected) < 0.04
     for p in problems[:50]:
         word = p.question.rsplit(" ", 1)[1].rstrip(".")
-        assert p.meta["choices"][STYLE_WORDS.index(word)] == p.meta["shortcut"]["answer"]
+        assert list(p.meta["choices"])[STYLE_WORDS.index(word)] == p.meta["shortcut"]["answer"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -254,3 +255,11 @@ def test_the_corpus_has_every_word_early():
         return {word.strip(".,?") for text in corpus(n, seed=seed) for word in text.split()}
 
     assert words(3000, 1) <= words(1000, 0)
+
+
+def test_a_letter_that_no_question_shows_is_never_right() -> None:
+    data = WorldData(("counting", "relations"), split="train", seed=0, size=40)
+    for p in data:
+        assert Boxed()(p, f"<think></think>\\boxed{{{p.answer}}}") == 1.0
+        for letter in "ABCDEF":
+            assert Boxed()(p, f"<think></think>\\boxed{{{letter}}}") == 0.0, p.id

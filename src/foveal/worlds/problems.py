@@ -84,7 +84,8 @@ def make_problem(
         "grade": grade,
         "scene": scene,
         "asked": {"text": question.text, "about": dict(question.about)},
-        "choices": list(question.choices),
+        # Each answer is its own label: questions show no letters, so a letter must not be right.
+        "choices": {choice: choice for choice in question.choices},
         "chain_of_thought": f"<think> {kind.think(scene, question)} </think> \\boxed{{{answer}}}",
         "noise": noise,
         "haze": settings.haze,
